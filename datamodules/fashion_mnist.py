@@ -1,0 +1,65 @@
+"""Fashion-MNIST, as two classes (the paper's) or all ten."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from ldmi_lightning.noise import Noise
+
+from .base import Examples, NoisyDataModule, load_hub_dataset
+from .transforms import Normalise
+
+HUB_ID = "zalando-datasets/fashion_mnist"
+BAG = 8
+NAMES = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
+
+
+class FashionMNISTDataModule(NoisyDataModule):
+    """60,000 + 10,000 grey images of 28×28: the first 50,000 to train on, the last 10,000 for validation.
+
+    Noise runs in one stream over training and validation labels, as in the paper.
+
+    Args:
+        classes: ``"bag"`` for bag → 0 against all others → 1 (Xu et al., 2019), ``"all"`` for the ten classes.
+        noise: injector for training and validation labels.
+        batch_size: size of the GLOBAL batch.
+        root: local folder that ``datasets.load_dataset`` reads; ``None`` for the hub.
+    """
+
+    shared_noise_stream = True
+
+    def __init__(
+        self,
+        classes: Literal["bag", "all"] = "bag",
+        noise: Noise | None = None,
+        batch_size: int = 128,
+        root: str | None = None,
+    ) -> None:
+        names = ["bag", "no bag"] if classes == "bag" else NAMES
+        super().__init__(len(names), names, noise, batch_size, root)
+        self.classes = classes
+
+    def prepare_data(self) -> None:
+        """Download, on one process alone."""
+        load_hub_dataset(self.root, HUB_ID)
+
+    def load(self) -> Mapping[str, Examples]:
+        """Return the splits."""
+        data = load_hub_dataset(self.root, HUB_ID)
+        train, test = (self._examples(data[split]) for split in ("train", "test"))
+        parts = {"train": slice(0, 50_000), "val": slice(50_000, 60_000)}
+        return {name: Examples(*(column[part] for column in train)) for name, part in parts.items()} | {"test": test}
+
+    def _examples(self, data: Any) -> Examples:
+        images = torch.from_numpy(np.stack([np.asarray(image) for image in data["image"]])).unsqueeze(1)
+        labels = np.asarray(data["label"], dtype=np.int64)
+        if self.classes == "bag":
+            labels = (labels != BAG).astype(np.int64)
+        return Examples(images, labels, np.arange(len(labels)))
+
+    def eval_transform(self) -> nn.Module:
+        """Normalise as in the paper's released recipe."""
+        return Normalise([0.1307], [0.3081])

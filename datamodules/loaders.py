@@ -1,0 +1,127 @@
+"""Batches by index: which samples each rank sees in batch k of epoch e, and a loader that gathers them.
+
+The loader contract: ``batch_size`` is the GLOBAL batch. The union of the ranks' k-th batches is the single process's
+k-th batch, all ranks see equally many batches, the order depends on seed and epoch alone, and no sample is seen twice
+in an epoch.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from ldmi_lightning.batch import Batch
+from ldmi_lightning.errors import UserError
+from ldmi_lightning.seeding import derived_seed
+
+
+class Split:
+    """One split, resident in memory.
+
+    Args:
+        x: inputs, shape ``(N, ...)``, uint8 or int64.
+        y: labels to learn from, shape ``(N,)``, int64.
+        y_clean: true labels, shape ``(N,)``, int64; -1 where unknown.
+        original_index: position of each sample in the original data set, shape ``(N,)``, int64.
+    """
+
+    def __init__(self, x: Tensor, y: Tensor, y_clean: Tensor, original_index: Tensor) -> None:
+        self.x, self.y, self.y_clean, self.original_index = x, y, y_clean, original_index
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def to(self, device: torch.device) -> "Split":
+        """Return the split with inputs and labels on ``device``."""
+        return Split(self.x.to(device), self.y.to(device), self.y_clean.to(device), self.original_index)
+
+
+def train_batches(n: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
+    """Return the global training batches of an epoch; the last incomplete one is dropped, unless it is the only one.
+
+    >>> [batch.tolist() for batch in train_batches(5, 2, seed=0, epoch=0)]
+    [[0, 4], [3, 1]]
+    """
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(derived_seed(seed, epoch)))
+    batches = list(order.split(batch_size))
+    return batches if len(batches) == 1 or n % batch_size == 0 else batches[:-1]
+
+
+def eval_batches(n: int, batch_size: int) -> list[Tensor]:
+    """Return all samples in index order, in global batches of nearly equal size (so that each rank gets some of each).
+
+    >>> [batch.tolist() for batch in eval_batches(5, 2)]
+    [[0, 1], [2, 3], [4]]
+    """
+    return list(torch.arange(n).tensor_split(-(-n // batch_size)))
+
+
+class ResidentLoader:
+    """Gathers whole batches of a resident split by index, on the device, and transforms them there.
+
+    Args:
+        split: the data; moved to ``device`` once.
+        batch_size: size of the GLOBAL batch, at least the number of ranks.
+        transform: maps a batch of stored inputs to the model's inputs.
+        shuffle_seed: seed of the epochs' orders; ``None`` for index order, nothing dropped.
+        only: positions to which an unshuffled loader keeps; ``None`` for the whole split.
+        rank: this process.
+        world_size: number of processes.
+        device: where batches are made.
+    """
+
+    batch_sampler = None  # Lightning looks for one wherever it finds a `sampler`.
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        transform: nn.Module,
+        *,
+        shuffle_seed: int | None = None,
+        only: Tensor | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | None = None,
+    ) -> None:
+        if batch_size < world_size:
+            raise UserError(
+                f"--data.batch_size is the global batch, shared by all devices, but {batch_size} is less than the "
+                f"{world_size} devices. Raise it to at least {world_size}."
+            )
+        self.device = device or torch.device("cpu")
+        self.split = split.to(self.device)
+        self.batch_size = batch_size
+        self.transform = transform.to(self.device)
+        self.shuffle_seed = shuffle_seed
+        self.only = only if only is not None else torch.arange(len(split))
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+
+    @property
+    def sampler(self) -> "ResidentLoader":
+        """Lightning tells a loader's ``sampler`` which epoch it is, also when it resumes a run."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's order."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        n, size = len(self.only), self.batch_size
+        return max(1, n // size) if self.shuffle_seed is not None else -(-n // size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator: its body runs at the first batch, after Lightning has told the epoch.
+        if self.shuffle_seed is not None:
+            batches = train_batches(len(self.split), self.batch_size, self.shuffle_seed, self.epoch)
+        else:
+            batches = [self.only[batch] for batch in eval_batches(len(self.only), self.batch_size)]
+        for batch in batches:
+            index = batch.tensor_split(self.world_size)[self.rank].to(self.device)
+            yield Batch(
+                self.transform(self.split.x.index_select(0, index)),
+                self.split.y.index_select(0, index),
+                index,
+                self.split.y_clean.index_select(0, index),
+            )

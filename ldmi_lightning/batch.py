@@ -1,0 +1,62 @@
+"""What a datamodule and the module agree on: the batch, and what a datamodule can say of its labels."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ldmi_lightning.errors import UserError
+
+
+class Batch(NamedTuple):
+    """One batch of ``B`` samples.
+
+    Attributes:
+        x: inputs, shape ``(B, ...)``.
+        y: labels to learn from, shape ``(B,)``, int64; noisy in training and validation, clean in every test set.
+        index: position of each sample in its split, shape ``(B,)``, int64; -1 where it is unknown.
+        y_clean: true labels, shape ``(B,)``, int64; -1 where they are unknown. For diagnostics only.
+    """
+
+    x: Tensor
+    y: Tensor
+    index: Tensor
+    y_clean: Tensor
+
+
+@runtime_checkable
+class LabelledData(Protocol):
+    """What the module asks of a datamodule beyond its loaders; someone else's datamodule may do without."""
+
+    num_classes: int
+    class_names: Sequence[str]
+    batch_size: int
+
+    def train_eval_dataloader(self, num_samples: int | None = None) -> Iterable[Batch]:
+        """Return the training set (or a seeded subset) in index order, without augmentation."""
+
+    def class_counts(self, split: str) -> Tensor:
+        """Count the labels to learn from in ``"train"`` or ``"val"``, shape ``(C,)``."""
+
+    def noise_report(self) -> dict[str, Any]:
+        """Describe the injected noise: injector, seed, rates, realised matrix, SHA-256."""
+
+
+def as_batch(batch: Any) -> Batch:
+    """Take a :class:`Batch`, or someone else's plain ``(x, y)``.
+
+    >>> as_batch((torch.zeros(2, 3), torch.tensor([0, 1]))).index.tolist()
+    [-1, -1]
+    """
+    if isinstance(batch, Batch):
+        return batch
+    if isinstance(batch, list | tuple) and len(batch) == 2 and isinstance(batch[1], Tensor):
+        x, y = batch
+        unknown = torch.full_like(y, -1)
+        return Batch(x, y, unknown, unknown)
+    found = f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, list | tuple) else type(batch).__name__
+    raise UserError(
+        f"A batch must be (x, y) or ldmi_lightning.Batch(x, y, index, y_clean), but got a {found}. "
+        "Let the datamodule yield one of the two."
+    )

@@ -1,0 +1,28 @@
+"""A progress bar that names the stage."""
+
+from typing import TYPE_CHECKING, Any, cast
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import TQDMProgressBar
+
+if TYPE_CHECKING:
+    from ldmi_lightning.module import LDMIModule
+
+
+class StageProgressBar(TQDMProgressBar):
+    """Lightning's progress bar, with ``warmup 3/20`` for the epoch; refreshed every 50 batches, which costs nothing."""
+
+    def __init__(self, refresh_rate: int = 50) -> None:
+        super().__init__(refresh_rate=refresh_rate, leave=False)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Name the stage and its epoch, which begins now."""
+        super().on_train_epoch_start(trainer)
+        module = cast("LDMIModule", trainer.lightning_module)
+        self.train_progress_bar.set_description(module.describe_epoch())
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        """Leave out Lightning's version number of the run, which says nothing here."""
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return metrics

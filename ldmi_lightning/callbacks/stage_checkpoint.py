@@ -1,0 +1,106 @@
+"""Checkpoints of each stage's best and last epoch, and the newest one to resume from."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.trainer.states import TrainerFn
+
+from ldmi_lightning.run_folder import LAST, is_run_folder, make_run_folder
+
+if TYPE_CHECKING:
+    from ldmi_lightning.module import LDMIModule
+
+
+class StageCheckpoint(Checkpoint):
+    """Keep ``<stage>-best.ckpt`` and ``<stage>-last.ckpt`` of each stage, and ``last.ckpt``, the newest, to resume from.
+
+    It derives from Lightning's ``Checkpoint`` and not from ``ModelCheckpoint``, which would remove the user's own; and
+    as a ``Checkpoint`` it runs after the user's ``EarlyStopping``, so that it is also what closes the module's epoch.
+
+    Args:
+        folder: the run's folder; ``None`` makes one, or goes on in that of the checkpoint that is resumed.
+        save: whether files are written at all.
+    """
+
+    def __init__(self, folder: str | Path | None = None, save: bool = True) -> None:
+        self.given = Path(folder) if folder is not None else None
+        self.folder = self.given
+        self.save = save
+        self._stage = ""
+
+    @property
+    def best_model_path(self) -> str:
+        """The newest stage's best checkpoint, which is what ``ckpt_path="best"`` means; empty where there is none."""
+        path = self.path_of(self._stage, "best") if self._stage else None
+        return str(path) if path is not None and path.is_file() else ""
+
+    def path_of(self, stage: str, which: Literal["best", "last"]) -> Path:
+        """Return where the best or last checkpoint of a stage is kept."""
+        return self._in_folder(f"{stage}-{which}.ckpt")
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Choose the run's folder, on rank 0."""
+        if stage != "fit" or not self.save or self.given is not None:
+            return
+        folder: Path | None = None
+        if trainer.is_global_zero:
+            resumed = Path(trainer.ckpt_path).parent if isinstance(trainer.ckpt_path, str | Path) else None
+            if resumed is not None and is_run_folder(resumed):
+                folder = resumed
+            else:
+                data = getattr(trainer, "datamodule", None)
+                noise = getattr(data, "noise", None)
+                # Lightning fills default_root_dir with the working directory where none was given.
+                root = trainer.default_root_dir
+                folder = make_run_folder(
+                    None if root == str(Path.cwd()) else root,
+                    type(data).__name__.removesuffix("DataModule") if data is not None else "data",
+                    type(noise).__name__.removesuffix("Noise") if noise is not None else "labels",
+                )
+        self.folder = trainer.strategy.broadcast(folder)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the stage's best checkpoint while the module holds its weights."""
+        module = cast("LDMIModule", pl_module)
+        if self.save and module.improved and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+            trainer.save_checkpoint(self.path_of(module.progress.stage, "best"), weights_only=False)
+            self._stage = module.progress.stage
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the module's epoch, and save it."""
+        module = cast("LDMIModule", pl_module)
+        module.end_epoch()
+        if not self.save:
+            return
+        newest = self._in_folder(LAST)
+        trainer.save_checkpoint(newest, weights_only=False)
+        if module.progress.over and trainer.is_global_zero:
+            _copy(newest, self.path_of(module.progress.stage, "last"))
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Say where an interrupted run can be taken up again."""
+        self._say_how_to_resume(trainer, pl_module)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say the same where ``max_time`` has ended the run."""
+        module = cast("LDMIModule", pl_module)
+        if not (module.progress.over and module.next_stage is None):
+            self._say_how_to_resume(trainer, pl_module)
+
+    def _say_how_to_resume(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.save and self.folder is not None and is_run_folder(self.folder):
+            pl_module.print(f"The run has stopped early. Go on with ckpt_path={self._in_folder(LAST)}")
+
+    def _in_folder(self, name: str) -> Path:
+        assert self.folder is not None, "setup() chooses the folder before anything is saved"
+        return self.folder / name
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy so that ``target`` is never seen half-written."""
+    unfinished = target.with_suffix(".tmp")
+    shutil.copyfile(source, unfinished)
+    unfinished.replace(target)

@@ -1,0 +1,271 @@
+"""The ``ldmi`` command: ``ldmi fit | validate | test | predict``."""
+
+import csv
+import logging
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from jsonargparse import Namespace
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks.progress import ProgressBar
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+import ldmi_lightning.datamodules
+import ldmi_lightning.models  # noqa: F401  (short class names need the modules imported)
+from ldmi_lightning import results
+from ldmi_lightning.batch import LabelledData
+from ldmi_lightning.callbacks import StageCheckpoint, StageProgressBar
+from ldmi_lightning.errors import UserError
+from ldmi_lightning.loggers import logger_config, name_folder, offline_runs
+from ldmi_lightning.module import LDMIModule
+from ldmi_lightning.parsing import Parser, add_own_config, configs_first
+from ldmi_lightning.ranks import gather_over_ranks
+from ldmi_lightning.run_folder import is_run_folder, make_run_folder
+
+DEFAULT_DATA = {"class_path": "ldmi_lightning.datamodules.DigitsDataModule"}
+DEFAULT_MODEL = {
+    "class_path": "ldmi_lightning.LDMIModule",
+    "init_args": {
+        "backbone": {"class_path": "ldmi_lightning.models.DigitsCNN"},
+        "warmup": {
+            "loss": {"class_path": "ldmi_lightning.losses.CELoss"},
+            "epochs": 10,
+            "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
+        },
+        "robust": {
+            "loss": {"class_path": "ldmi_lightning.losses.DMILoss", "init_args": {"memory": 0.9}},
+            "epochs": 20,
+            "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
+        },
+    },
+}
+CONFIG_NAME = "config.yaml"
+DESCRIPTION = "Train classifiers on labels that cannot be trusted: a cross-entropy warm-up, then L_DMI, in one fit."
+
+
+class LDMICLI(LightningCLI):
+    """LightningCLI with a run folder, plain words, and a tested result."""
+
+    def __init__(self, args: list[str]) -> None:
+        self.started = time.monotonic()
+        self.folder: Path | None = None
+        self.made_folder = False
+        super().__init__(
+            LDMIModule,
+            pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            save_config_callback=None,
+            seed_everything_default=1,
+            parser_class=Parser,
+            parser_kwargs={"prog": "ldmi", "description": DESCRIPTION},
+            args=args,
+        )
+
+    # -- configuration ------------------------------------------------------------------------------------------------
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Link the number of classes to the model and its backbone, and set the embedded defaults."""
+        for target in ("model.init_args.num_classes", "model.init_args.backbone.init_args.num_classes"):
+            parser.link_arguments("data.num_classes", target, apply_on="instantiate")
+        parser.set_defaults({"data": DEFAULT_DATA, "model": DEFAULT_MODEL})
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument(
+                "--output", type=str, default=None, help="Folder for the predictions (default: beside the checkpoint)."
+            )
+        return parser
+
+    def _parse_ckpt_path(self) -> None:
+        """Command line and YAML win over what the checkpoint holds."""
+
+    def _dump_config(self) -> None:
+        # Lightning writes the linked number of classes into this copy, and fails where the backbone has no other argument.
+        super()._dump_config()
+        backbone = self.config_dump["model"].get("init_args", {}).get("backbone")
+        if isinstance(backbone, dict):
+            backbone.setdefault("init_args", {})
+
+    def before_instantiate_classes(self) -> None:
+        """Fill in seeds, look for the checkpoint, and choose the run's folder."""
+        config = self.config[self.subcommand]
+        noise = config.data.get("init_args", Namespace()).get("noise")
+        if isinstance(noise, Namespace) and "init_args" in noise and noise.init_args.get("seed", 0) is None:
+            noise.init_args.seed = config.seed_everything
+        ckpt_path = config.get("ckpt_path")
+        if ckpt_path is None and self.subcommand != "fit":
+            raise UserError(
+                f"ldmi {self.subcommand} needs --ckpt_path, such as runs/.../robust-best.ckpt; without one it would use "
+                "random weights."
+            )
+        if ckpt_path is not None and not Path(ckpt_path).is_file():
+            raise UserError(f"--ckpt_path {ckpt_path} is no file. A run keeps its checkpoints in its run folder.")
+        if self.subcommand == "fit" and not config.trainer.fast_dev_run:
+            self._choose_folder()
+            if rank_zero_only.rank == 0:
+                config.trainer.logger = logger_config(config.trainer.logger, self.folder or Path())
+        elif self.subcommand != "fit" and config.trainer.logger is None:
+            config.trainer.logger = False
+
+    def _choose_folder(self) -> None:
+        """Choose the run's folder on rank 0, from which StageCheckpoint tells the other ranks, and keep the config there."""
+        if rank_zero_only.rank != 0:
+            return
+        config = self.config["fit"]
+        beside = Path(config.ckpt_path).parent if config.ckpt_path else None
+        if beside is not None and is_run_folder(beside):
+            self.folder = beside
+            return
+        noise = config.data.get("init_args", Namespace()).get("noise")
+        self.folder = make_run_folder(
+            config.trainer.default_root_dir,
+            config.data.class_path.rsplit(".", 1)[-1].removesuffix("DataModule"),
+            noise.class_path.rsplit(".", 1)[-1].removesuffix("Noise") if isinstance(noise, Namespace) else "No",
+        )
+        self.made_folder = True
+        saved = config.clone()
+        saved.ckpt_path = None
+        (self.folder / CONFIG_NAME).write_text(self._parser("fit").dump(saved, skip_none=False))
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Add the callbacks that a run needs."""
+        config = self._get(self.config_init, "trainer")
+        given = config.get("callbacks") or []
+        callbacks: list[Callback] = list(given) if isinstance(given, list) else [given]
+        checkpoints = config.get("enable_checkpointing") is not False
+        if self.subcommand == "fit" and not config.get("fast_dev_run") and checkpoints:
+            callbacks.append(StageCheckpoint(self.folder))
+        if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(StageProgressBar())
+        if config.get("enable_model_summary") is None:
+            kwargs["enable_model_summary"] = False
+        if self.folder is None:
+            kwargs["default_root_dir"] = config.get("default_root_dir")
+        return super().instantiate_trainer(callbacks=callbacks, **kwargs)
+
+    # -- fit ----------------------------------------------------------------------------------------------------------
+
+    def before_fit(self) -> None:
+        """Say in plain words what is about to happen."""
+        if self.folder is not None:
+            say(f"Run folder: {self.folder}")
+        say(describe(self.model, self.datamodule))
+
+    def after_fit(self) -> None:
+        """Test each stage's checkpoints, print the table, write ``results.json`` and the picture of U."""
+        trainer, module = self.trainer, self.model
+        checkpoint = next((each for each in trainer.callbacks if isinstance(each, StageCheckpoint)), None)
+        if checkpoint is None or not checkpoint.save or trainer.fast_dev_run:
+            say("No checkpoints were kept, so no results are written.")
+            return
+        if trainer.interrupted or not (module.progress.over and module.next_stage is None):
+            return
+        stages = results.test_stages(trainer, module, self.datamodule, checkpoint)
+        if not trainer.is_global_zero:
+            return
+        assert self.folder is not None
+        found = results.collect(
+            module, self.datamodule, stages, self._get(self.config, "seed_everything"), time.monotonic() - self.started
+        )
+        joints = {
+            name: summary["best_joint"]
+            for name, summary in module.stage_summaries().items()
+            if summary["best_joint"] is not None
+        }
+        if joints:
+            results.draw_joints(joints, list(getattr(self.datamodule, "class_names", [])), self.folder / "joint.png")
+        say(f"\n{results.table(stages)}\n")
+        say("test acc, balanced acc: each stage's selected epoch, on clean test labels that selection never saw.")
+        for run in offline_runs(self.folder):
+            say(f"W&B has no key here and kept the run offline; `wandb sync {run}` sends it.")
+        results.write_json(found, self.folder / "results.json")
+        say(f"Run folder: {self.folder}")
+
+    # -- predict ------------------------------------------------------------------------------------------------------
+
+    def predict(self, model: LDMIModule, datamodule: pl.LightningDataModule, ckpt_path: str, **kwargs: Any) -> None:
+        """Write ``predictions.csv`` (index, class, name, confidence) and ``probabilities.npy`` (N, C)."""
+        pairs = self.trainer.predict(model, datamodule=datamodule, ckpt_path=ckpt_path, **kwargs)
+        index, probs = (gather_over_ranks(torch.cat(parts)) for parts in zip(*pairs, strict=True))
+        if not self.trainer.is_global_zero:
+            return
+        if bool((index < 0).any()):
+            index = torch.arange(len(probs))
+        order = index.argsort()
+        confidence, label = probs[order].max(dim=1)
+        names = getattr(datamodule, "class_names", [str(each) for each in range(probs.shape[1])])
+        output = Path(self._get(self.config, "output") or Path(ckpt_path).parent)
+        output.mkdir(parents=True, exist_ok=True)
+        np.save(output / "probabilities.npy", probs[order].numpy())
+        with (output / "predictions.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["index", "class", "name", "confidence"])
+            for row in zip(index[order].tolist(), label.tolist(), confidence.tolist(), strict=True):
+                writer.writerow([row[0], row[1], names[row[1]], f"{row[2]:.6f}"])
+        say(f"{len(probs)} predictions: {output / 'predictions.csv'}, {output / 'probabilities.npy'}")
+
+
+def describe(module: LDMIModule, data: pl.LightningDataModule) -> str:
+    """Say in plain words what a fit does."""
+    lines = []
+    if isinstance(data, LabelledData):
+        injector = getattr(data, "noise", None)
+        rate = getattr(injector, "rate", None)
+        noise = f"{type(injector).__name__}" + (f" at rate {rate:g}" if rate is not None else "")
+        lines.append(
+            f"{type(data).__name__}: {data.num_classes} classes, {noise} on training and validation labels; "
+            "the test labels stay clean."
+        )
+    for name, stage in module.stages.items():
+        lines.append(
+            f"{name}: {type(stage.loss).__name__} for up to {stage.epochs} epochs; keeps the epoch with the "
+            f"{'highest' if (stage.mode or stage.loss.mode) == 'max' else 'lowest'} {stage.selected_by}, seen on noisy labels."
+        )
+    return "\n".join(lines)
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Print for the user, once."""
+    print(text, flush=True)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    args = configs_first(add_own_config(list(sys.argv[1:] if args is None else args), CONFIG_NAME))
+    # Lightning's own INFO lines speak of hooks and hardware; what a user needs is said in plain words.
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    cli = LDMICLI.__new__(LDMICLI)
+    try:
+        cli.__init__(name_folder(args))  # type: ignore[misc]
+    except (UserError, MisconfigurationException) as error:
+        if os.environ.get("LDMI_TRACEBACK"):
+            raise
+        print(f"ldmi: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    finally:
+        forget_unused_folder(cli)
+    return 0
+
+
+def forget_unused_folder(cli: LDMICLI) -> None:
+    """Remove a folder that this run has made and saved no checkpoint in."""
+    if getattr(cli, "made_folder", False) and cli.folder is not None and not any(cli.folder.glob("*.ckpt")):
+        shutil.rmtree(cli.folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""The contract of a loss, the same for every method.
+
+A loss is an ``nn.Module`` called as ``loss(logits, y, index)`` that returns a scalar: the mean over the GLOBAL batch.
+Its state lives in buffers, so that checkpoints carry it, and is equal on all ranks.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ldmi_lightning.ranks import is_distributed, sum_over_ranks
+
+
+class Predictions(NamedTuple):
+    """What the model selected in the stage before says of a split, in index order and equal on all ranks.
+
+    Attributes:
+        probs: softmax outputs, shape ``(N, C)``, float32, on the CPU.
+        y: labels to learn from, shape ``(N,)``, int64.
+        index: position in the split, shape ``(N,)``, int64; all -1 where the datamodule does not tell.
+    """
+
+    probs: Tensor
+    y: Tensor
+    index: Tensor
+
+
+def global_mean(per_sample: Tensor) -> Tensor:
+    """Average ``(N,)`` losses over the samples of ALL ranks, however unevenly they are spread.
+
+    The value is this rank's share, ``local sum * world size / global count``: the mean of the ranks' values is the
+    global mean, and so DDP's average of their gradients is the exact gradient.
+
+    >>> global_mean(torch.tensor([1.0, 3.0])).item()
+    2.0
+    """
+    if not is_distributed():
+        return per_sample.mean()
+    count = sum_over_ranks(torch.tensor(float(len(per_sample)), device=per_sample.device))
+    return per_sample.sum() * torch.distributed.get_world_size() / count
+
+
+class Loss(nn.Module):
+    """Base of all losses.
+
+    Attributes:
+        monitor: what selects a stage's best epoch, unless the stage says otherwise.
+        mode: whether more (``"max"``) or less (``"min"``) of it is better.
+    """
+
+    monitor: str = "val/acc"
+    mode: Literal["min", "max"] = "max"
+
+    def forward(self, logits: Tensor, y: Tensor, index: Tensor) -> Tensor:
+        """Return the mean loss over the global batch.
+
+        Args:
+            logits: this rank's outputs, shape ``(N, C)``.
+            y: labels to learn from, shape ``(N,)``, int64.
+            index: positions in the training set, shape ``(N,)``, int64; -1 where unknown.
+        """
+        raise NotImplementedError
+
+    @property
+    def needs_predictions(self) -> bool:
+        """Whether :meth:`prepare` must be called before the loss can be used."""
+        return False
+
+    def prepare(self, train: Predictions, held_out: Predictions) -> None:
+        """Start the loss's state from what the selected model of the stage before predicts."""
+
+    def check_setting(self, num_classes: int, batch_size: int) -> None:
+        """Raise :class:`~ldmi_lightning.errors.UserError` where the loss cannot work with this GLOBAL batch size."""
+
+    def end_epoch(self) -> None:
+        """Look back at the epoch; raise :class:`~ldmi_lightning.errors.UserError` if nothing was learnt in it."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        # Buffers whose size is known only after `prepare` must load into a fresh module.
+        for name, buffer in self._buffers.items():
+            saved = state_dict.get(prefix + name)
+            if buffer is not None and saved is not None and saved.shape != buffer.shape:
+                self._buffers[name] = buffer.new_empty(saved.shape)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)

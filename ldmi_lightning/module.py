@@ -1,0 +1,511 @@
+"""LDMIModule: a backbone, and the stages that train it, in one ``trainer.fit``."""
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.cli import OptimizerCallable
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics.classification import MulticlassAccuracy
+
+from ldmi_lightning.batch import LabelledData, as_batch
+from ldmi_lightning.errors import UserError
+from ldmi_lightning.joint import dmi_normalised, log_dmi
+from ldmi_lightning.losses import Loss, Predictions
+from ldmi_lightning.metrics import JointMatrix
+from ldmi_lightning.ranks import gather_over_ranks
+from ldmi_lightning.seeding import base_seed, derived_seed
+from ldmi_lightning.stages import Progress, Stage
+
+CHECKPOINT_KEY = "ldmi_lightning"
+
+
+class LDMIModule(pl.LightningModule):
+    """A classifier trained in stages: a warm-up, then a loss that withstands label noise.
+
+    At each switch the weights of the stage's best epoch are put back, the next loss is prepared, and a new optimizer
+    and scheduler are made. When ``fit`` returns, the module holds the last stage's best weights.
+
+    Args:
+        backbone: any module that maps inputs to logits ``(N, num_classes)``; ``None`` where a subclass overrides
+            :meth:`build_backbone`.
+        num_classes: C.
+        warmup: the first stage, usually cross-entropy.
+        robust: the second stage, usually :class:`~ldmi_lightning.losses.DMILoss`; ``None`` for the warm-up alone.
+
+    >>> from ldmi_lightning.losses import CELoss, DMILoss
+    >>> module = LDMIModule(
+    ...     nn.Linear(4, 3), num_classes=3, warmup=Stage(CELoss(), epochs=2), robust=Stage(DMILoss(0.99), epochs=2)
+    ... )
+    >>> module(torch.zeros(5, 4)).shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(
+        self, backbone: nn.Module | None, num_classes: int, warmup: Stage, robust: Stage | None = None
+    ) -> None:
+        super().__init__()
+        # Objects do not belong into a checkpoint: loading them would run code.
+        self.save_hyperparameters(ignore=["backbone", "warmup", "robust"] if backbone is not None else [])
+        self._keep_plain_hyperparameters()
+        if num_classes < 2:
+            raise UserError(f"num_classes must be at least 2, but got {num_classes}.")
+        self.num_classes = num_classes
+        self.stages: dict[str, Stage] = {"warmup": warmup} | ({"robust": robust} if robust is not None else {})
+        self.losses = nn.ModuleDict({name: stage.loss for name, stage in self.stages.items()})
+        self.backbone = self.build_backbone() if backbone is None else backbone
+        self.progress = Progress(next(iter(self.stages)))
+        self.joint = JointMatrix(num_classes)
+        self.acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        self.balanced_acc = MulticlassAccuracy(num_classes, average="macro", validate_args=False)
+        self.register_buffer("_loss_sum", torch.zeros((), dtype=torch.float32), persistent=False)
+        self._loss_sum: Tensor
+        self._steps = 0
+        self.improved = False
+        """Whether the last validation found the running stage's best weights so far."""
+
+    def build_backbone(self) -> nn.Module:
+        """Make the backbone; for subclasses that are given none."""
+        raise UserError(
+            f"{type(self).__name__} has no backbone: give one (--model.backbone), or override build_backbone()."
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map inputs to logits, shape ``(N, C)``."""
+        logits: Tensor = self.backbone(x)
+        if logits.ndim != 2 or logits.shape[1] != self.num_classes:
+            raise UserError(
+                f"The backbone {type(self.backbone).__name__} must return logits of shape (N, {self.num_classes}), one "
+                f"for each class, but returned shape {tuple(logits.shape)}. Mend its last layer, or num_classes."
+            )
+        return logits
+
+    # -- stages -------------------------------------------------------------------------------------------------------
+
+    @property
+    def stage(self) -> Stage:
+        """The running stage."""
+        return self.stages[self.progress.stage]
+
+    @property
+    def stage_index(self) -> int:
+        """Position of the running stage, from 0."""
+        return list(self.stages).index(self.progress.stage)
+
+    @property
+    def next_stage(self) -> str | None:
+        """Name of the stage that follows the running one."""
+        return next(iter(list(self.stages)[self.stage_index + 1 :]), None)
+
+    def stage_summaries(self) -> dict[str, dict[str, Any]]:
+        """Describe each stage begun so far.
+
+        Returns:
+            For each stage ``loss`` and ``selected_by``, the ``epochs`` run, ``best_epoch`` (from 1), ``best_score``,
+            ``best_joint`` (U on the noisy validation set then) and the last ``lr``.
+        """
+        known = {**self.progress.finished, self.progress.stage: self.progress.summary()}
+        return {
+            name: {
+                "loss": type(self.stages[name].loss).__name__,
+                "selected_by": self.stages[name].selected_by,
+                **summary,
+            }
+            for name, summary in known.items()
+        }
+
+    def describe_epoch(self) -> str:
+        """Name the epoch that runs or is about to, such as ``warmup 3/20``."""
+        name, epoch = self.progress.stage, self.trainer.current_epoch - self.progress.first_epoch + 1
+        if self.progress.over and self.next_stage is not None:
+            name, epoch = self.next_stage, 1
+        return f"{name} {epoch}/{self.stages[name].epochs}"
+
+    def _loss(self) -> Loss:
+        return cast(Loss, self.losses[self.progress.stage])
+
+    def _last_epoch(self) -> int:
+        """Return how many epochs the Trainer runs at most, as things stand now."""
+        progress = self.progress
+        own = progress.epochs if progress.over else max(self.stage.epochs, progress.epochs)
+        return progress.first_epoch + own + sum(stage.epochs for stage in self._later_stages())
+
+    def _later_stages(self) -> list[Stage]:
+        return list(self.stages.values())[self.stage_index + 1 :]
+
+    def _begin_next_stage(self) -> None:
+        before, summary, name = self.progress.stage, self.progress.summary(), self.next_stage
+        assert name is not None
+        self._restore_best_weights()
+        self.progress = self.progress.following(name, self.trainer.current_epoch)
+        self._prepare_loss()
+        self.trainer.strategy.setup_optimizers(self.trainer)
+        self.trainer.fit_loop.max_epochs = self._last_epoch()
+        start = (
+            f"the weights of {before} epoch {summary['best_epoch']}, the best by {self.stages[before].selected_by} "
+            f"({summary['best_score']:.4g})"
+            if summary["best_epoch"] is not None
+            else f"the last weights of {before}, which never saw a validation"
+        )
+        self.print(f"{name}: {type(self.stage.loss).__name__} for up to {self.stage.epochs} epochs, from {start}.")
+
+    def _restore_best_weights(self) -> None:
+        if self.progress.best_weights is not None:
+            self.backbone.load_state_dict(self.progress.best_weights)
+
+    def _prepare_loss(self) -> None:
+        loss = self._loss()
+        if not loss.needs_predictions:
+            return
+        limit = self.trainer.num_training_batches
+        data = self._labelled_data()
+        if data is None:
+            train: Iterable[Any] = islice(cast(Iterable[Any], self.trainer.train_dataloader), int(limit))
+        else:
+            train = data.train_eval_dataloader(int(limit) * data.batch_size)
+        val_limit = sum(int(batches) for batches in self.trainer.num_val_batches)
+        loss.prepare(self._predict(train), self._predict(islice(self._val_batches(), val_limit)))
+
+    def _val_batches(self) -> Iterable[Any]:
+        loaders = self.trainer.val_dataloaders
+        for loader in loaders if isinstance(loaders, list | tuple) else [] if loaders is None else [loaders]:
+            yield from loader
+
+    @torch.no_grad()
+    def _predict(self, loader: Iterable[Any]) -> Predictions:
+        """Softmax outputs of the backbone as it stands, in eval mode, in index order and equal on all ranks."""
+        training = self.training
+        self.eval()
+        probs, labels, positions = [], [], []
+        for raw in loader:
+            batch = as_batch(self.trainer.strategy.batch_to_device(raw))
+            with self.trainer.precision_plugin.forward_context():
+                logits = self(batch.x)
+            probs.append(logits.float().softmax(dim=1))
+            labels.append(batch.y)
+            positions.append(batch.index)
+        self.train(training)
+        if not probs:
+            nothing = torch.empty(0, dtype=torch.int64)
+            return Predictions(torch.empty(0, self.num_classes), nothing, nothing)
+        gathered = [gather_over_ranks(torch.cat(parts)).cpu() for parts in (probs, labels, positions)]
+        order = gathered[2].argsort(stable=True)
+        return Predictions(*(part[order] for part in gathered))
+
+    # -- what the Trainer calls ---------------------------------------------------------------------------------------
+
+    @property
+    def trainer(self) -> pl.Trainer:
+        """The Trainer; only here can be seen whether the user gave it a ``max_epochs``."""
+        return super().trainer
+
+    @trainer.setter
+    def trainer(self, trainer: pl.Trainer | None) -> None:
+        if trainer is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.fast_dev_run:
+            self._claim_length(trainer)
+        pl.LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]
+
+    def _claim_length(self, trainer: pl.Trainer) -> None:
+        given = trainer.fit_loop.max_epochs
+        if given is not None and given != getattr(trainer, "_ldmi_max_epochs", None):
+            raise UserError(
+                f"max_epochs={given} was given to the Trainer, but the stages alone say how long training lasts: "
+                "leave it out and set --model.warmup.epochs and --model.robust.epochs."
+            )
+        if trainer.max_steps != -1:
+            raise UserError(
+                f"max_steps={trainer.max_steps} was given to the Trainer, but the stages alone say how long training "
+                "lasts: leave it out and set --model.warmup.epochs and --model.robust.epochs."
+            )
+        total = sum(stage.epochs for stage in self.stages.values())
+        trainer.fit_loop.max_epochs = trainer._ldmi_max_epochs = total  # type: ignore[attr-defined]
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Add the stage-aware checkpoint callback while fitting, in the place of Lightning's untouched default."""
+        # Imported here since callbacks know the module, and not the other way round.
+        from ldmi_lightning.callbacks.stage_checkpoint import StageCheckpoint
+
+        trainer = self.trainer
+        if trainer.state.fn != TrainerFn.FITTING:
+            return []
+        save = bool(trainer.checkpoint_callbacks) and not trainer.fast_dev_run
+        default = ModelCheckpoint().__dict__
+        trainer.callbacks = [  # type: ignore[attr-defined]
+            callback
+            for callback in trainer.callbacks
+            if not (type(callback) is ModelCheckpoint and _same_settings(callback.__dict__, default))
+        ]
+        present = any(isinstance(callback, StageCheckpoint) for callback in trainer.callbacks)
+        return [] if present else [StageCheckpoint(save=save)]
+
+    def setup(self, stage: str) -> None:
+        """Check, before anything is trained, that the stages can work with the data."""
+        if stage != "fit":
+            return
+        self.progress = Progress(next(iter(self.stages)))
+        if self.trainer.fast_dev_run:
+            self.trainer.fit_loop.epoch_loop.max_steps = -1
+            for each in self.stages.values():
+                each.epochs = 1
+        data = self._labelled_data()
+        if data is None:
+            return
+        if data.num_classes != self.num_classes:
+            raise UserError(
+                f"The data has {data.num_classes} classes, but the model was made for num_classes={self.num_classes}."
+            )
+        missing = [data.class_names[label] for label, n in enumerate(data.class_counts("val").tolist()) if n == 0]
+        for name, each in self.stages.items():
+            each.loss.check_setting(self.num_classes, data.batch_size)
+            if missing and each.selected_by in self._dmi_names():
+                raise UserError(_missing_class(missing, name, each.selected_by))
+
+    def on_fit_start(self) -> None:
+        """Tell the Trainer how long the stages last, counting what a checkpoint says has already been run."""
+        self.trainer.fit_loop.max_epochs = self._last_epoch()
+
+    def on_train_start(self) -> None:
+        """Check the losses against the batch size of someone else's loader, now that there is one."""
+        batch_size = getattr(self.trainer.train_dataloader, "batch_size", None)
+        if self._labelled_data() is None and isinstance(batch_size, int):
+            for each in self.stages.values():
+                each.loss.check_setting(self.num_classes, batch_size * self.trainer.world_size)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Make the running stage's optimizer and scheduler."""
+        parameters = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
+        optimizer = self._make_optimizer(parameters)
+        if self.stage.scheduler is None:
+            return optimizer
+        scheduler = self.stage.scheduler(optimizer)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "monitor": self.stage.selected_by, "strict": False},  # type: ignore[typeddict-item]
+        }
+
+    def _make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        if self.stage.optimizer is not None:
+            return self.stage.optimizer(parameters)
+        givers = [name for name in self.progress.finished if self.stages[name].optimizer is not None]
+        if not givers:
+            return torch.optim.Adam(parameters, lr=1e-3)
+        optimizer = cast(OptimizerCallable, self.stages[givers[-1]].optimizer)(parameters)
+        for group in optimizer.param_groups:
+            group["lr"] = self.progress.finished[givers[-1]]["lr"]
+        return optimizer
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step a scheduler at the epoch's end, but ReduceLROnPlateau in :meth:`on_train_epoch_end`."""
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
+
+    def on_train_epoch_start(self) -> None:
+        """Switch stages where the running one is over, and seed the epoch."""
+        if self.progress.over or self.progress.epochs >= self.stage.epochs:
+            self._begin_next_stage()
+        elif self.trainer.current_epoch == 0:
+            self._prepare_loss()
+        self._loss_sum.zero_()
+        self._steps = 0
+        # Dropout in an epoch depends on the epoch, not on how the run came to it: a resumed run repeats it.
+        torch.manual_seed(derived_seed(base_seed(), self.trainer.current_epoch, self.trainer.global_rank))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the running stage's loss."""
+        x, y, index, _ = as_batch(batch)
+        loss: Tensor = self._loss()(self(x), y, index)
+        self._loss_sum += loss.detach()
+        self._steps += 1
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch, and stop a run that learns nothing."""
+        loss = float(self.trainer.strategy.reduce(self._loss_sum / max(self._steps, 1), reduce_op="mean"))
+        self._loss().end_epoch()
+        if loss != loss or abs(loss) == float("inf"):
+            raise UserError(
+                f"train/loss is {loss} in epoch {self.trainer.current_epoch + 1} ({self.progress.stage}): the outputs are "
+                f"no longer finite. Lower --model.{self.progress.stage}.optimizer.lr, or look for NaN in the inputs."
+            )
+        self.progress.lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.log_dict({"train/loss": loss, "lr": self.progress.lr, "stage": float(self.stage_index)}, sync_dist=False)
+        for config in self.trainer.lr_scheduler_configs:
+            if isinstance(config.scheduler, ReduceLROnPlateau):
+                # Lightning would step it after the checkpoint, which then misses the step.
+                config.scheduler.step(self._score({}))
+
+    def end_epoch(self) -> None:
+        """Close the epoch and decide whether the stage is over; StageCheckpoint calls it after all other callbacks."""
+        trainer = self.trainer
+        self.progress.end_epoch(self.stage, trainer.current_epoch)
+        # `max_time` ends the run. A user's EarlyStopping sets the same flag, but ends the stage only.
+        timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
+        out_of_time = any((timer.time_remaining() or 1) <= 0 for timer in timers)
+        if trainer.should_stop and not out_of_time:
+            self.progress.over = True
+            if self.next_stage is not None:
+                trainer.should_stop = False
+                for callback in trainer.early_stopping_callbacks:
+                    _start_over(callback)
+        trainer.fit_loop.max_epochs = self._last_epoch()
+
+    def on_fit_end(self) -> None:
+        """Leave the module with the last stage's best weights, also where a finished run was resumed."""
+        self._restore_best_weights()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Put the stage's progress into the checkpoint."""
+        checkpoint[CHECKPOINT_KEY] = self.progress.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up a fit where the checkpoint left it; a test leaves the stages alone."""
+        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+            return
+        saved = checkpoint.get(CHECKPOINT_KEY)
+        if saved is None or saved["stage"] not in self.stages:
+            raise UserError(
+                "This checkpoint cannot be resumed: "
+                + ("it is none of LDMIModule's." if saved is None else f"it is in a stage {saved['stage']!r} unknown here.")
+                + " Give the last.ckpt of a run with these stages."
+            )
+        self.progress = Progress(**saved)
+
+    # -- validation, test, prediction ---------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Add a batch to the joint distribution matrix and the accuracy against noisy labels."""
+        x, y, _, _ = as_batch(batch)
+        probs = self._probabilities(x)
+        self.joint.update(probs, y)
+        self.acc.update(probs, y)
+
+    def on_validation_epoch_end(self) -> None:
+        """Compute the metrics over the whole split and all ranks, log them, and select the best weights by them."""
+        joint, acc = self.joint.compute(), self.acc.compute()
+        self.joint.reset()
+        self.acc.reset()
+        if self.trainer.sanity_checking:
+            return
+        log_value = log_dmi(joint)
+        values = {
+            "val/acc": float(acc),
+            "val/log_dmi": float(log_value),
+            "val/dmi": float(log_value.exp()),
+            "val/dmi_normalised": float(dmi_normalised(joint)),
+        }
+        self.log_dict(values, prog_bar=False, sync_dist=False)
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._refuse_missing_class(joint)
+            score = self._score(values)
+            self.improved = self.progress.select(
+                self.stage, score, self.trainer.current_epoch, self.backbone.state_dict(), joint
+            )
+
+    def _score(self, values: Mapping[str, float]) -> float:
+        name = self.stage.selected_by
+        found = values.get(name, self.trainer.callback_metrics.get(name))
+        if found is None:
+            known = sorted({*values, *self.trainer.callback_metrics})
+            raise UserError(
+                f"--model.{self.progress.stage}.monitor is {name!r}, which is not logged; known are {', '.join(known)}."
+            )
+        return float(found)
+
+    def _refuse_missing_class(self, joint: Tensor) -> None:
+        missing = (joint.sum(1) == 0).nonzero().flatten().tolist()
+        if missing and self.stage.selected_by in self._dmi_names() and self.trainer.limit_val_batches == 1.0:
+            raise UserError(_missing_class(missing, self.progress.stage, self.stage.selected_by))
+
+    @staticmethod
+    def _dmi_names() -> tuple[str, ...]:
+        return "val/log_dmi", "val/dmi", "val/dmi_normalised"
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Add a batch to the accuracies against clean labels."""
+        x, y, _, _ = as_batch(batch)
+        probs = self._probabilities(x)
+        self.acc.update(probs, y)
+        self.balanced_acc.update(probs, y)
+
+    def on_test_epoch_end(self) -> None:
+        """Log accuracy and balanced accuracy (mean recall) over the whole test set and all ranks."""
+        values = {"test/acc": float(self.acc.compute()), "test/balanced_acc": float(self.balanced_acc.compute())}
+        self.acc.reset()
+        self.balanced_acc.reset()
+        self.log_dict(values, sync_dist=False)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Return positions in the split ``(N,)`` and softmax outputs ``(N, C)``."""
+        x, _, index, _ = as_batch(batch)
+        return index, self._probabilities(x)
+
+    def _probabilities(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self(x)).float().softmax(dim=1)
+
+    # -- odds and ends ------------------------------------------------------------------------------------------------
+
+    def _labelled_data(self) -> LabelledData | None:
+        data = getattr(self.trainer, "datamodule", None)
+        return data if isinstance(data, LabelledData) else None
+
+    def _keep_plain_hyperparameters(self) -> None:
+        for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:
+            del self.hparams[name]
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "LDMIModule":  # type: ignore[override]
+        """Load a module from a checkpoint; see Lightning for the arguments.
+
+        Whatever was given as a Python object (backbone, stages) is not in the checkpoint, and must be given again as a
+        keyword argument.
+        """
+        try:
+            loaded: LDMIModule = super().load_from_checkpoint(checkpoint_path, *args, **{"weights_only": True, **kwargs})
+            return loaded
+        except TypeError as error:
+            if "required positional argument" not in str(error):
+                raise
+            raise UserError(
+                f"{checkpoint_path} holds weights, but not the Python objects that the module was made from "
+                f"({str(error).split('() ')[-1]}). Pass them again: {cls.__name__}.load_from_checkpoint(path, "
+                "backbone=..., warmup=..., robust=...)."
+            ) from error
+
+
+def _missing_class(missing: list[Any], stage: str, monitor: str) -> str:
+    return (
+        f"The validation set has no sample labelled {', '.join(map(str, missing))}, so {monitor}, which selects "
+        f"{stage}'s best epoch, is singular whatever is learnt. Give every class validation samples, or set "
+        f"--model.{stage}.monitor val/acc --model.{stage}.mode max."
+    )
+
+
+def _start_over(stopping: EarlyStopping) -> None:
+    """Let a user's EarlyStopping begin anew with the next stage."""
+    stopping.wait_count = stopping.stopped_epoch = 0
+    worst = torch.tensor(torch.inf)
+    stopping.best_score = worst if stopping.monitor_op == torch.lt else -worst
+
+
+def _same_settings(callback: Mapping[str, Any], default: Mapping[str, Any]) -> bool:
+    """Whether a callback's state is that of an untouched default, apart from private and run-time values."""
+    plain = (str, int, float, bool, type(None))
+    return all(
+        callback.get(name) == value
+        for name, value in default.items()
+        if isinstance(value, plain) and not name.startswith("_")
+    )
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str | int) and _is_plain(each) for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(each) for each in value)
+    return value is None or isinstance(value, bool | int | float | str)

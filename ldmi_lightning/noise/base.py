@@ -1,0 +1,99 @@
+"""The contract of a label-noise injector, and the draw that all matrix kinds share."""
+
+import hashlib
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ldmi_lightning.errors import UserError
+from ldmi_lightning.seeding import base_seed
+from ldmi_lightning.transition import realised_matrix
+
+Labels = NDArray[np.int64]
+
+
+def draw_labels(labels: Labels, transition: NDArray[np.float64], seed: int) -> Labels:
+    """Draw a noisy label for each clean one from its row of the transition matrix.
+
+    Label for label what ``np.random.seed(seed)`` and then ``np.random.choice(C, p=T[y])``, one sample after the other,
+    would give: ``choice`` spends one uniform number a draw and looks it up in the row's cumulated probabilities.
+
+    Args:
+        labels: clean labels, shape ``(N,)``.
+        transition: T, shape ``(C, C)``, ``T[i, j] = P(noisy = j | clean = i)``.
+        seed: seed of the stream.
+
+    Returns:
+        Noisy labels, shape ``(N,)``.
+    """
+    uniform = np.random.RandomState(seed).random_sample(len(labels))
+    noisy = np.empty_like(labels)
+    by_class = np.argsort(labels, kind="stable")
+    counts = np.bincount(labels, minlength=len(transition))
+    for label, members in enumerate(np.split(by_class, np.cumsum(counts)[:-1])):
+        cumulated = transition[label].cumsum()
+        noisy[members] = (cumulated / cumulated[-1]).searchsorted(uniform[members], side="right")
+    return noisy
+
+
+def check_rate(rate: float) -> float:
+    """Return ``rate``, or raise if it is no probability."""
+    if not 0 <= rate <= 1:
+        raise UserError(f"A noise rate is a probability and must lie in [0, 1], but got {rate}. Set --data.noise.rate.")
+    return float(rate)
+
+
+class Noise:
+    """Base of all injectors: ``noise(labels, num_classes, index=...)`` returns noisy labels of the same shape.
+
+    Args:
+        seed: seed of the draw; ``None`` takes the run's own seed (``seed_everything``).
+    """
+
+    def __init__(self, seed: int | None = None) -> None:
+        self.seed = base_seed() if seed is None else seed
+
+    def transition_matrix(self, num_classes: int) -> NDArray[np.float64] | None:
+        """Return T, shape ``(C, C)``, or ``None`` where the noise is not a function of the class."""
+        raise NotImplementedError
+
+    def __call__(self, labels: Labels, num_classes: int, *, index: Labels, x: Any = None) -> Labels:
+        """Return noisy labels.
+
+        Args:
+            labels: clean labels in ``0..C-1``, shape ``(N,)``, int64.
+            num_classes: C.
+            index: position of each sample in the ORIGINAL data set, shape ``(N,)``.
+            x: inputs, for noise that depends on them.
+        """
+        transition = self.transition_matrix(num_classes)
+        if transition is None:
+            raise NotImplementedError(f"{type(self).__name__} has no transition matrix and must override __call__.")
+        return draw_labels(labels, transition, self.seed)
+
+
+def report(noise: Noise, clean: Labels, noisy: Labels, num_classes: int, *, sha256: str) -> dict[str, Any]:
+    """Describe the noise as it came out, in plain JSON types.
+
+    Returns:
+        ``injector``, ``seed``, ``requested_rate`` (``None`` where the injector has none), ``train_rate`` (share of
+        labels changed), ``matrix`` (realised, ``None`` in rows without samples) and ``sha256`` of the noisy labels.
+    """
+    matrix = realised_matrix(clean, noisy, num_classes)
+    return {
+        "injector": type(noise).__name__,
+        "seed": noise.seed,
+        "requested_rate": getattr(noise, "rate", None),
+        "train_rate": float((clean != noisy).mean()),
+        "matrix": [[None if np.isnan(share) else float(share) for share in row] for row in matrix],
+        "sha256": sha256,
+    }
+
+
+def fingerprint(*labels: Labels) -> str:
+    """Return the SHA-256 of label arrays, one after the other, as little-endian int64."""
+    digest = hashlib.sha256()
+    for part in labels:
+        digest.update(part.astype("<i8").tobytes())
+    return digest.hexdigest()

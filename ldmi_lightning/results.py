@@ -1,0 +1,126 @@
+"""What is left of a run: the clean test of each stage's checkpoints, a table, `results.json` and a picture of U."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import Tensor
+
+import ldmi_lightning
+from ldmi_lightning.batch import LabelledData
+from ldmi_lightning.callbacks import StageCheckpoint
+from ldmi_lightning.module import LDMIModule
+
+FIGURES = {"test_acc": ("best", "test/acc"), "test_balanced_acc": ("best", "test/balanced_acc"), "test_acc_last": ("last", "test/acc")}
+
+
+def test_stages(
+    trainer: pl.Trainer, module: LDMIModule, data: pl.LightningDataModule, checkpoint: StageCheckpoint
+) -> dict[str, dict[str, Any]]:
+    """Test each stage's last and best checkpoint on the clean test set; the module is left with the last stage's best.
+
+    Only the last test reaches the loggers, as ``test/acc`` and ``test/balanced_acc`` of the run.
+
+    Returns:
+        For each stage ``loss``, ``epochs``, ``best_epoch``, ``selected_by`` and the figures; ``None`` for what cannot be
+        known.
+    """
+    summaries = module.stage_summaries()
+    loggers, trainer.loggers = trainer.loggers, []
+    testable = is_overridden("test_dataloader", data, pl.LightningDataModule)
+    tested: dict[str, dict[str, Any]] = {}
+    for name, summary in summaries.items():
+        measured: dict[str, dict[str, float]] = {}
+        for which in ("last", "best"):
+            path = checkpoint.path_of(name, which)
+            if not (testable and path.is_file()):
+                continue
+            if which == "best" and name == list(summaries)[-1]:
+                trainer.loggers = loggers
+            trainer.test(module, datamodule=data, ckpt_path=path, verbose=False, weights_only=True)
+            measured[which] = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        kept = {key: summary[key] for key in ("loss", "epochs", "best_epoch", "selected_by")}
+        figures = {key: measured.get(which, {}).get(metric) for key, (which, metric) in FIGURES.items()}
+        tested[name] = kept | {key: None if value is None else round(value, 6) for key, value in figures.items()}
+    trainer.loggers = loggers
+    return tested
+
+
+def collect(module: LDMIModule, data: pl.LightningDataModule, stages: dict[str, Any], seed: int, wall_time_s: float) -> dict[str, Any]:
+    """Return the content of ``results.json``, in plain JSON types."""
+    return {
+        "data": type(data).__name__,
+        "seed": seed,
+        "noise": data.noise_report() if isinstance(data, LabelledData) else None,
+        "stages": {"warmup": None, "robust": None} | stages,
+        "versions": {
+            "ldmi_lightning": ldmi_lightning.__version__,
+            "torch": torch.__version__,
+            "pytorch_lightning": pl.__version__,
+        },
+        "wall_time_s": round(wall_time_s, 1),
+    }
+
+
+def write_json(results: dict[str, Any], path: Path) -> None:
+    """Write so that the file is never seen half-written."""
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+    unfinished.replace(path)
+
+
+def table(stages: dict[str, dict[str, Any] | None]) -> str:
+    """Return the stages' figures as a table to print.
+
+    >>> print(table({"warmup": {"loss": "CELoss", "epochs": 2, "best_epoch": 1, "selected_by": "val/acc",
+    ...                         "test_acc": 0.5, "test_balanced_acc": None, "test_acc_last": 0.25}}))
+    stage   loss    epochs  best epoch  selected by  test acc  balanced acc  last epoch's test acc
+    warmup  CELoss       2           1  val/acc        0.5000             –                 0.2500
+    """
+    heads = ["stage", "loss", "epochs", "best epoch", "selected by", "test acc", "balanced acc", "last epoch's test acc"]
+    keys = ["loss", "epochs", "best_epoch", "selected_by", "test_acc", "test_balanced_acc", "test_acc_last"]
+    rows = [[name, *(_cell(stage[key]) for key in keys)] for name, stage in stages.items() if stage is not None]
+    left = {0, 1, 4}
+    widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column in left or row is heads else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [heads, *rows]
+    )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def draw_joints(joints: dict[str, Tensor], class_names: list[str], path: Path) -> None:
+    """Draw the stages' joint distribution matrices side by side, rows normalised: P(prediction | noisy label).
+
+    Args:
+        joints: U on the noisy validation set at each stage's best epoch, shape ``(C, C)``.
+        class_names: names of the classes; written at the axes up to 20 of them.
+        path: PNG file to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2 * len(joints), 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, (name, joint) in zip(figure.subplots(1, len(joints), squeeze=False)[0], joints.items(), strict=True):
+        shares = (joint / joint.sum(1, keepdim=True)).nan_to_num().numpy()
+        image = axes.imshow(shares, vmin=0, vmax=1, cmap="viridis")
+        axes.set_title(f"after {name}: |det U| = {torch.linalg.det(joint):.3g}")
+        axes.set_xlabel("prediction")
+        axes.set_ylabel("noisy label")
+        if len(class_names) <= 20:
+            axes.set_xticks(range(len(class_names)), class_names, rotation=90)
+            axes.set_yticks(range(len(class_names)), class_names)
+    figure.colorbar(image, ax=figure.axes, label="P(prediction | noisy label)", shrink=0.8)
+    figure.savefig(path, dpi=110)
