@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.noise import NoNoise, Noise, fingerprint, report
+from ldmi_lightning.noise import Noise, NoNoise, fingerprint, report
 from ldmi_lightning.seeding import base_seed, derived_seed
 
 from .loaders import ResidentLoader, Split
@@ -28,7 +28,11 @@ class Examples(NamedTuple):
 
     x: Tensor
     y: NDArray[np.int64]
-    index: NDArray[np.int64]
+    index: NDArray[np.int64]  # type: ignore[assignment]  # tuple.index is not needed here
+
+    def take(self, where: slice | NDArray[np.int64]) -> "Examples":
+        """Return some of the samples."""
+        return Examples(self.x[where], self.y[where], self.index[where])
 
 
 class NoisyDataModule(pl.LightningDataModule):
@@ -102,7 +106,9 @@ class NoisyDataModule(pl.LightningDataModule):
             self.noise, train.y, noisy_train, self.num_classes, sha256=fingerprint(noisy_train, noisy_val)
         )
         self.splits = {
-            name: Split(part.x, *(torch.from_numpy(np.asarray(a, np.int64)) for a in (labels[name], part.y, part.index)))
+            name: Split(
+                part.x, *(torch.from_numpy(np.asarray(a, np.int64)) for a in (labels[name], part.y, part.index))
+            )
             for name, part in examples.items()
         }
 

@@ -28,9 +28,9 @@ class DigitsDataModule(NoisyDataModule):
         """Return the splits."""
         digits = load_digits()
         x = torch.from_numpy(digits.images.astype(np.uint8)).unsqueeze(1)
+        every = Examples(x, digits.target.astype(np.int64), np.arange(len(x)))
         order = np.random.RandomState(0).permutation(len(x))
-        parts = {"train": order[600:], "val": order[300:600], "test": order[:300]}
-        return {name: Examples(x[part], digits.target[part].astype(np.int64), part) for name, part in parts.items()}
+        return {"train": every.take(order[600:]), "val": every.take(order[300:600]), "test": every.take(order[:300])}
 
     def eval_transform(self) -> nn.Module:
         """Scale the grey values 0..16 to -1..1."""

@@ -50,8 +50,7 @@ class FashionMNISTDataModule(NoisyDataModule):
         """Return the splits."""
         data = load_hub_dataset(self.root, HUB_ID)
         train, test = (self._examples(data[split]) for split in ("train", "test"))
-        parts = {"train": slice(0, 50_000), "val": slice(50_000, 60_000)}
-        return {name: Examples(*(column[part] for column in train)) for name, part in parts.items()} | {"test": test}
+        return {"train": train.take(slice(50_000)), "val": train.take(slice(50_000, None)), "test": test}
 
     def _examples(self, data: Any) -> Examples:
         images = torch.from_numpy(np.stack([np.asarray(image) for image in data["image"]])).unsqueeze(1)

@@ -21,7 +21,7 @@ class Batch(NamedTuple):
 
     x: Tensor
     y: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # tuple.index is not needed here
     y_clean: Tensor
 
 

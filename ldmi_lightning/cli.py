@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,10 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from jsonargparse import Namespace
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.callbacks.progress import ProgressBar
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import ldmi_lightning.datamodules
 import ldmi_lightning.models  # noqa: F401  (short class names need the modules imported)
@@ -30,6 +30,7 @@ from ldmi_lightning.module import LDMIModule
 from ldmi_lightning.parsing import Parser, add_own_config, configs_first
 from ldmi_lightning.ranks import gather_over_ranks
 from ldmi_lightning.run_folder import is_run_folder, make_run_folder
+from ldmi_lightning.trainer_rules import callbacks_of, is_fast_dev_run
 
 DEFAULT_DATA = {"class_path": "ldmi_lightning.datamodules.DigitsDataModule"}
 DEFAULT_MODEL = {
@@ -49,6 +50,10 @@ DEFAULT_MODEL = {
     },
 }
 CONFIG_NAME = "config.yaml"
+HARMLESS_WARNINGS = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning on torch 2.15, in every fit
+    r"Experiment logs directory .* exists and is not empty",  # the run's own folder holds its config already
+)
 DESCRIPTION = "Train classifiers on labels that cannot be trusted: a cross-entropy warm-up, then L_DMI, in one fit."
 
 
@@ -88,6 +93,10 @@ class LDMICLI(LightningCLI):
             )
         return parser
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the arguments that :func:`main` has put in order."""
+        self.config = parser.parse_args(args)
+
     def _parse_ckpt_path(self) -> None:
         """Command line and YAML win over what the checkpoint holds."""
 
@@ -114,14 +123,14 @@ class LDMICLI(LightningCLI):
             raise UserError(f"--ckpt_path {ckpt_path} is no file. A run keeps its checkpoints in its run folder.")
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
             self._choose_folder()
-            if rank_zero_only.rank == 0:
+            if is_rank_zero():
                 config.trainer.logger = logger_config(config.trainer.logger, self.folder or Path())
         elif self.subcommand != "fit" and config.trainer.logger is None:
             config.trainer.logger = False
 
     def _choose_folder(self) -> None:
         """Choose the run's folder on rank 0, from which StageCheckpoint tells the other ranks, and keep the config there."""
-        if rank_zero_only.rank != 0:
+        if not is_rank_zero():
             return
         config = self.config["fit"]
         beside = Path(config.ckpt_path).parent if config.ckpt_path else None
@@ -166,8 +175,8 @@ class LDMICLI(LightningCLI):
     def after_fit(self) -> None:
         """Test each stage's checkpoints, print the table, write ``results.json`` and the picture of U."""
         trainer, module = self.trainer, self.model
-        checkpoint = next((each for each in trainer.callbacks if isinstance(each, StageCheckpoint)), None)
-        if checkpoint is None or not checkpoint.save or trainer.fast_dev_run:
+        checkpoint = next((each for each in callbacks_of(trainer) if isinstance(each, StageCheckpoint)), None)
+        if checkpoint is None or not checkpoint.save or is_fast_dev_run(trainer):
             say("No checkpoints were kept, so no results are written.")
             return
         if trainer.interrupted or not (module.progress.over and module.next_stage is None):
@@ -198,7 +207,7 @@ class LDMICLI(LightningCLI):
     def predict(self, model: LDMIModule, datamodule: pl.LightningDataModule, ckpt_path: str, **kwargs: Any) -> None:
         """Write ``predictions.csv`` (index, class, name, confidence) and ``probabilities.npy`` (N, C)."""
         pairs = self.trainer.predict(model, datamodule=datamodule, ckpt_path=ckpt_path, **kwargs)
-        index, probs = (gather_over_ranks(torch.cat(parts)) for parts in zip(*pairs, strict=True))
+        index, probs = (gather_over_ranks(torch.cat(parts)) for parts in zip(*(pairs or []), strict=True))
         if not self.trainer.is_global_zero:
             return
         if bool((index < 0).any()):
@@ -236,6 +245,11 @@ def describe(module: LDMIModule, data: pl.LightningDataModule) -> str:
     return "\n".join(lines)
 
 
+def is_rank_zero() -> bool:
+    """Whether this process is the one that writes; known from the environment before the Trainer exists."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 @rank_zero_only
 def say(text: str) -> None:
     """Print for the user, once."""
@@ -248,6 +262,8 @@ def main(args: list[str] | None = None) -> int:
     # Lightning's own INFO lines speak of hooks and hardware; what a user needs is said in plain words.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    for noise in HARMLESS_WARNINGS:
+        warnings.filterwarnings("ignore", message=noise)
     cli = LDMICLI.__new__(LDMICLI)
     try:
         cli.__init__(name_folder(args))  # type: ignore[misc]

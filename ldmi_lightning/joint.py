@@ -68,7 +68,8 @@ def is_singular(joint: Tensor) -> Tensor:
     inverse = torch.linalg.inv_ex(joint).inverse
     rcond = 1 / (torch.linalg.matrix_norm(joint, 1) * torch.linalg.matrix_norm(inverse, 1))
     # Written so that NaN, which fails every comparison, counts as singular.
-    return ~(rcond >= SINGULAR_RCOND)
+    usable: Tensor = rcond >= SINGULAR_RCOND
+    return ~usable
 
 
 def log_dmi(joint: Tensor) -> Tensor:

@@ -1,27 +1,36 @@
 """LDMIModule: a backbone, and the stages that train it, in one ``trainer.fit``."""
 
-from collections.abc import Iterable, Mapping
-from itertools import islice
+from collections.abc import Mapping
 from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.cli import OptimizerCallable
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
+from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics.classification import MulticlassAccuracy
 
-from ldmi_lightning.batch import LabelledData, as_batch
+from ldmi_lightning.batch import as_batch
+from ldmi_lightning.checkpoints import is_plain
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.joint import dmi_normalised, log_dmi
-from ldmi_lightning.losses import Loss, Predictions
+from ldmi_lightning.losses import Loss
 from ldmi_lightning.metrics import JointMatrix
-from ldmi_lightning.ranks import gather_over_ranks
+from ldmi_lightning.predictions import labelled_data, predict_split, stage_data
 from ldmi_lightning.seeding import base_seed, derived_seed
 from ldmi_lightning.stages import Progress, Stage
+from ldmi_lightning.trainer_rules import (
+    callbacks_of,
+    claim_length,
+    drop_default_checkpoint,
+    go_on_with_next_stage,
+    is_fast_dev_run,
+    out_of_time,
+)
 
 CHECKPOINT_KEY = "ldmi_lightning"
 
@@ -51,9 +60,7 @@ class LDMIModule(pl.LightningModule):
         self, backbone: nn.Module | None, num_classes: int, warmup: Stage, robust: Stage | None = None
     ) -> None:
         super().__init__()
-        # Objects do not belong into a checkpoint: loading them would run code.
-        self.save_hyperparameters(ignore=["backbone", "warmup", "robust"] if backbone is not None else [])
-        self._keep_plain_hyperparameters()
+        self._save_plain_hyperparameters()
         if num_classes < 2:
             raise UserError(f"num_classes must be at least 2, but got {num_classes}.")
         self.num_classes = num_classes
@@ -161,42 +168,8 @@ class LDMIModule(pl.LightningModule):
 
     def _prepare_loss(self) -> None:
         loss = self._loss()
-        if not loss.needs_predictions:
-            return
-        limit = self.trainer.num_training_batches
-        data = self._labelled_data()
-        if data is None:
-            train: Iterable[Any] = islice(cast(Iterable[Any], self.trainer.train_dataloader), int(limit))
-        else:
-            train = data.train_eval_dataloader(int(limit) * data.batch_size)
-        val_limit = sum(int(batches) for batches in self.trainer.num_val_batches)
-        loss.prepare(self._predict(train), self._predict(islice(self._val_batches(), val_limit)))
-
-    def _val_batches(self) -> Iterable[Any]:
-        loaders = self.trainer.val_dataloaders
-        for loader in loaders if isinstance(loaders, list | tuple) else [] if loaders is None else [loaders]:
-            yield from loader
-
-    @torch.no_grad()
-    def _predict(self, loader: Iterable[Any]) -> Predictions:
-        """Softmax outputs of the backbone as it stands, in eval mode, in index order and equal on all ranks."""
-        training = self.training
-        self.eval()
-        probs, labels, positions = [], [], []
-        for raw in loader:
-            batch = as_batch(self.trainer.strategy.batch_to_device(raw))
-            with self.trainer.precision_plugin.forward_context():
-                logits = self(batch.x)
-            probs.append(logits.float().softmax(dim=1))
-            labels.append(batch.y)
-            positions.append(batch.index)
-        self.train(training)
-        if not probs:
-            nothing = torch.empty(0, dtype=torch.int64)
-            return Predictions(torch.empty(0, self.num_classes), nothing, nothing)
-        gathered = [gather_over_ranks(torch.cat(parts)).cpu() for parts in (probs, labels, positions)]
-        order = gathered[2].argsort(stable=True)
-        return Predictions(*(part[order] for part in gathered))
+        if loss.needs_predictions:
+            loss.prepare(*(predict_split(self, batches) for batches in stage_data(self.trainer)))
 
     # -- what the Trainer calls ---------------------------------------------------------------------------------------
 
@@ -207,24 +180,9 @@ class LDMIModule(pl.LightningModule):
 
     @trainer.setter
     def trainer(self, trainer: pl.Trainer | None) -> None:
-        if trainer is not None and trainer.state.fn == TrainerFn.FITTING and not trainer.fast_dev_run:
-            self._claim_length(trainer)
+        if trainer is not None and trainer.state.fn == TrainerFn.FITTING and not is_fast_dev_run(trainer):
+            claim_length(trainer, sum(stage.epochs for stage in self.stages.values()))
         pl.LightningModule.trainer.fset(self, trainer)  # type: ignore[attr-defined]
-
-    def _claim_length(self, trainer: pl.Trainer) -> None:
-        given = trainer.fit_loop.max_epochs
-        if given is not None and given != getattr(trainer, "_ldmi_max_epochs", None):
-            raise UserError(
-                f"max_epochs={given} was given to the Trainer, but the stages alone say how long training lasts: "
-                "leave it out and set --model.warmup.epochs and --model.robust.epochs."
-            )
-        if trainer.max_steps != -1:
-            raise UserError(
-                f"max_steps={trainer.max_steps} was given to the Trainer, but the stages alone say how long training "
-                "lasts: leave it out and set --model.warmup.epochs and --model.robust.epochs."
-            )
-        total = sum(stage.epochs for stage in self.stages.values())
-        trainer.fit_loop.max_epochs = trainer._ldmi_max_epochs = total  # type: ignore[attr-defined]
 
     def configure_callbacks(self) -> list[Callback]:
         """Add the stage-aware checkpoint callback while fitting, in the place of Lightning's untouched default."""
@@ -234,14 +192,9 @@ class LDMIModule(pl.LightningModule):
         trainer = self.trainer
         if trainer.state.fn != TrainerFn.FITTING:
             return []
-        save = bool(trainer.checkpoint_callbacks) and not trainer.fast_dev_run
-        default = ModelCheckpoint().__dict__
-        trainer.callbacks = [  # type: ignore[attr-defined]
-            callback
-            for callback in trainer.callbacks
-            if not (type(callback) is ModelCheckpoint and _same_settings(callback.__dict__, default))
-        ]
-        present = any(isinstance(callback, StageCheckpoint) for callback in trainer.callbacks)
+        save = bool(trainer.checkpoint_callbacks) and not is_fast_dev_run(trainer)
+        drop_default_checkpoint(trainer)
+        present = any(isinstance(callback, StageCheckpoint) for callback in callbacks_of(trainer))
         return [] if present else [StageCheckpoint(save=save)]
 
     def setup(self, stage: str) -> None:
@@ -249,11 +202,11 @@ class LDMIModule(pl.LightningModule):
         if stage != "fit":
             return
         self.progress = Progress(next(iter(self.stages)))
-        if self.trainer.fast_dev_run:
+        if is_fast_dev_run(self.trainer):
             self.trainer.fit_loop.epoch_loop.max_steps = -1
             for each in self.stages.values():
                 each.epochs = 1
-        data = self._labelled_data()
+        data = labelled_data(self.trainer)
         if data is None:
             return
         if data.num_classes != self.num_classes:
@@ -273,7 +226,7 @@ class LDMIModule(pl.LightningModule):
     def on_train_start(self) -> None:
         """Check the losses against the batch size of someone else's loader, now that there is one."""
         batch_size = getattr(self.trainer.train_dataloader, "batch_size", None)
-        if self._labelled_data() is None and isinstance(batch_size, int):
+        if labelled_data(self.trainer) is None and isinstance(batch_size, int):
             for each in self.stages.values():
                 each.loss.check_setting(self.num_classes, batch_size * self.trainer.world_size)
 
@@ -286,7 +239,7 @@ class LDMIModule(pl.LightningModule):
         scheduler = self.stage.scheduler(optimizer)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "monitor": self.stage.selected_by, "strict": False},  # type: ignore[typeddict-item]
+            "lr_scheduler": {"scheduler": scheduler, "monitor": self.stage.selected_by, "strict": False},
         }
 
     def _make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -344,15 +297,10 @@ class LDMIModule(pl.LightningModule):
         """Close the epoch and decide whether the stage is over; StageCheckpoint calls it after all other callbacks."""
         trainer = self.trainer
         self.progress.end_epoch(self.stage, trainer.current_epoch)
-        # `max_time` ends the run. A user's EarlyStopping sets the same flag, but ends the stage only.
-        timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]
-        out_of_time = any((timer.time_remaining() or 1) <= 0 for timer in timers)
-        if trainer.should_stop and not out_of_time:
+        if trainer.should_stop and not out_of_time(trainer):
             self.progress.over = True
             if self.next_stage is not None:
-                trainer.should_stop = False
-                for callback in trainer.early_stopping_callbacks:
-                    _start_over(callback)
+                go_on_with_next_stage(trainer)
         trainer.fit_loop.max_epochs = self._last_epoch()
 
     def on_fit_end(self) -> None:
@@ -371,7 +319,11 @@ class LDMIModule(pl.LightningModule):
         if saved is None or saved["stage"] not in self.stages:
             raise UserError(
                 "This checkpoint cannot be resumed: "
-                + ("it is none of LDMIModule's." if saved is None else f"it is in a stage {saved['stage']!r} unknown here.")
+                + (
+                    "it is none of LDMIModule's."
+                    if saved is None
+                    else f"it is in a stage {saved['stage']!r} unknown here."
+                )
                 + " Give the last.ckpt of a run with these stages."
             )
         self.progress = Progress(**saved)
@@ -450,23 +402,24 @@ class LDMIModule(pl.LightningModule):
 
     # -- odds and ends ------------------------------------------------------------------------------------------------
 
-    def _labelled_data(self) -> LabelledData | None:
-        data = getattr(self.trainer, "datamodule", None)
-        return data if isinstance(data, LabelledData) else None
-
-    def _keep_plain_hyperparameters(self) -> None:
-        for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:
+    def _save_plain_hyperparameters(self) -> None:
+        """Keep the CLI's configuration or, from Python, the plain arguments: loading an object would run code."""
+        from_cli = _given_hyperparameters.get() is not None
+        self.save_hyperparameters(ignore=[] if from_cli else ["backbone", "warmup", "robust"])
+        for name in [name for name, value in self.hparams.items() if not is_plain(value)]:
             del self.hparams[name]
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "LDMIModule":  # type: ignore[override]
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> "LDMIModule":
         """Load a module from a checkpoint; see Lightning for the arguments.
 
         Whatever was given as a Python object (backbone, stages) is not in the checkpoint, and must be given again as a
         keyword argument.
         """
         try:
-            loaded: LDMIModule = super().load_from_checkpoint(checkpoint_path, *args, **{"weights_only": True, **kwargs})
+            loaded: LDMIModule = super().load_from_checkpoint(
+                checkpoint_path, *args, **{"weights_only": True, **kwargs}
+            )
             return loaded
         except TypeError as error:
             if "required positional argument" not in str(error):
@@ -484,28 +437,3 @@ def _missing_class(missing: list[Any], stage: str, monitor: str) -> str:
         f"{stage}'s best epoch, is singular whatever is learnt. Give every class validation samples, or set "
         f"--model.{stage}.monitor val/acc --model.{stage}.mode max."
     )
-
-
-def _start_over(stopping: EarlyStopping) -> None:
-    """Let a user's EarlyStopping begin anew with the next stage."""
-    stopping.wait_count = stopping.stopped_epoch = 0
-    worst = torch.tensor(torch.inf)
-    stopping.best_score = worst if stopping.monitor_op == torch.lt else -worst
-
-
-def _same_settings(callback: Mapping[str, Any], default: Mapping[str, Any]) -> bool:
-    """Whether a callback's state is that of an untouched default, apart from private and run-time values."""
-    plain = (str, int, float, bool, type(None))
-    return all(
-        callback.get(name) == value
-        for name, value in default.items()
-        if isinstance(value, plain) and not name.startswith("_")
-    )
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return all(isinstance(key, str | int) and _is_plain(each) for key, each in value.items())
-    if isinstance(value, list | tuple):
-        return all(_is_plain(each) for each in value)
-    return value is None or isinstance(value, bool | int | float | str)

@@ -32,7 +32,7 @@ def sum_over_ranks(local: Tensor) -> Tensor:
     """
     if not is_distributed():
         return local
-    total: Tensor = _SumOverRanks.apply(local)  # type: ignore[no-untyped-call]
+    total: Tensor = _SumOverRanks.apply(local)
     return total
 
 

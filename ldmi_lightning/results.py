@@ -1,6 +1,8 @@
 """What is left of a run: the clean test of each stage's checkpoints, a table, `results.json` and a picture of U."""
 
 import json
+from collections.abc import Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,11 @@ from ldmi_lightning.batch import LabelledData
 from ldmi_lightning.callbacks import StageCheckpoint
 from ldmi_lightning.module import LDMIModule
 
-FIGURES = {"test_acc": ("best", "test/acc"), "test_balanced_acc": ("best", "test/balanced_acc"), "test_acc_last": ("last", "test/acc")}
+FIGURES = {
+    "test_acc": ("best", "test/acc"),
+    "test_balanced_acc": ("best", "test/balanced_acc"),
+    "test_acc_last": ("last", "test/acc"),
+}
 
 
 def test_stages(
@@ -49,7 +55,9 @@ def test_stages(
     return tested
 
 
-def collect(module: LDMIModule, data: pl.LightningDataModule, stages: dict[str, Any], seed: int, wall_time_s: float) -> dict[str, Any]:
+def collect(
+    module: LDMIModule, data: pl.LightningDataModule, stages: dict[str, Any], seed: int, wall_time_s: float
+) -> dict[str, Any]:
     """Return the content of ``results.json``, in plain JSON types."""
     return {
         "data": type(data).__name__,
@@ -59,7 +67,7 @@ def collect(module: LDMIModule, data: pl.LightningDataModule, stages: dict[str, 
         "versions": {
             "ldmi_lightning": ldmi_lightning.__version__,
             "torch": torch.__version__,
-            "pytorch_lightning": pl.__version__,
+            "pytorch_lightning": version("pytorch_lightning"),
         },
         "wall_time_s": round(wall_time_s, 1),
     }
@@ -72,7 +80,7 @@ def write_json(results: dict[str, Any], path: Path) -> None:
     unfinished.replace(path)
 
 
-def table(stages: dict[str, dict[str, Any] | None]) -> str:
+def table(stages: Mapping[str, Mapping[str, Any] | None]) -> str:
     """Return the stages' figures as a table to print.
 
     >>> print(table({"warmup": {"loss": "CELoss", "epochs": 2, "best_epoch": 1, "selected_by": "val/acc",
@@ -80,7 +88,16 @@ def table(stages: dict[str, dict[str, Any] | None]) -> str:
     stage   loss    epochs  best epoch  selected by  test acc  balanced acc  last epoch's test acc
     warmup  CELoss       2           1  val/acc        0.5000             –                 0.2500
     """
-    heads = ["stage", "loss", "epochs", "best epoch", "selected by", "test acc", "balanced acc", "last epoch's test acc"]
+    heads = [
+        "stage",
+        "loss",
+        "epochs",
+        "best epoch",
+        "selected by",
+        "test acc",
+        "balanced acc",
+        "last epoch's test acc",
+    ]
     keys = ["loss", "epochs", "best_epoch", "selected_by", "test_acc", "test_balanced_acc", "test_acc_last"]
     rows = [[name, *(_cell(stage[key]) for key in keys)] for name, stage in stages.items() if stage is not None]
     left = {0, 1, 4}

@@ -31,7 +31,9 @@ def make_run_folder(root: str | Path | None, data: str, noise: str) -> Path:
             folder.mkdir(parents=True)
         except FileExistsError:
             if not parent.is_dir():
-                raise UserError(f"{parent} is a file, but runs need a folder: set --trainer.default_root_dir.") from None
+                raise UserError(
+                    f"{parent} is a file, but runs need a folder: set --trainer.default_root_dir."
+                ) from None
         except OSError as error:
             raise UserError(
                 f"No run folder can be made in {parent}: {error.strerror}. Set --trainer.default_root_dir to a folder "

@@ -97,9 +97,7 @@ class Progress:
             "lr": self.lr,
         }
 
-    def select(
-        self, stage: Stage, score: float, epoch: int, weights: Mapping[str, Tensor], joint: Tensor
-    ) -> bool:
+    def select(self, stage: Stage, score: float, epoch: int, weights: Mapping[str, Tensor], joint: Tensor) -> bool:
         """Take the weights if ``score`` is the stage's best so far; return whether it was.
 
         Args:

@@ -1,6 +1,6 @@
 """A small convolutional net for scikit-learn's 8×8 digits."""
 
-from torch import Tensor, nn
+from torch import nn
 
 
 class DigitsCNN(nn.Sequential):
@@ -25,8 +25,3 @@ class DigitsCNN(nn.Sequential):
             nn.ReLU(),
             nn.Linear(64, num_classes),
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits."""
-        logits: Tensor = super().forward(x)
-        return logits

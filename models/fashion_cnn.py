@@ -1,6 +1,6 @@
 """The paper's convolutional net for Fashion-MNIST."""
 
-from torch import Tensor, nn
+from torch import nn
 
 
 class FashionCNN(nn.Sequential):
@@ -25,8 +25,3 @@ class FashionCNN(nn.Sequential):
             nn.Dropout(0.5),
             nn.Linear(32 * 4 * 4, num_classes),
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return logits."""
-        logits: Tensor = super().forward(x)
-        return logits

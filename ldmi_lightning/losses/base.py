@@ -23,7 +23,7 @@ class Predictions(NamedTuple):
 
     probs: Tensor
     y: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # tuple.index is not needed here
 
 
 def global_mean(per_sample: Tensor) -> Tensor:

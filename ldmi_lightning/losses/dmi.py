@@ -74,14 +74,16 @@ class DMILoss(Loss):
             )
 
     def forward(self, logits: Tensor, y: Tensor, index: Tensor) -> Tensor:
-        """Return :math:`-\\log|\\det U|`; see :class:`~ldmi_lightning.losses.base.Loss` for the arguments."""
+        r"""Return :math:`-\log|\det U|`; see :class:`~ldmi_lightning.losses.base.Loss` for the arguments."""
         with torch.autocast(logits.device.type, enabled=False):
             joint = joint_matrix(logits.double().softmax(dim=1), y)
             if self.memory > 0:
                 joint = self.memory * self._memory_for(joint) + (1 - self.memory) * joint
             singular = is_singular(joint.detach())
             # U is replaced BEFORE the determinant: the gradient of a masked-out infinity would still be NaN.
-            value = -log_dmi(torch.where(singular, torch.eye(len(joint), dtype=joint.dtype, device=joint.device), joint))
+            value = -log_dmi(
+                torch.where(singular, torch.eye(len(joint), dtype=joint.dtype, device=joint.device), joint)
+            )
             if self.training:
                 self.steps += 1
                 self.singular_steps += singular

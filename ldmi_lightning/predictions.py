@@ -1,0 +1,60 @@
+"""The pass between two stages: what the selected model says of the training and of the noisy validation set."""
+
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+
+from ldmi_lightning.batch import LabelledData, as_batch
+from ldmi_lightning.losses import Predictions
+from ldmi_lightning.ranks import gather_over_ranks
+
+
+def labelled_data(trainer: pl.Trainer) -> LabelledData | None:
+    """Return the Trainer's datamodule if it can speak of its labels, which someone else's cannot."""
+    data = getattr(trainer, "datamodule", None)
+    return data if isinstance(data, LabelledData) else None
+
+
+def stage_data(trainer: pl.Trainer) -> tuple[Iterable[Any], Iterable[Any]]:
+    """Return batches of the training set, in index order and without augmentation, and of the validation set.
+
+    Under ``limit_train_batches`` the former are a seeded subset of that size. Someone else's datamodule gives its
+    training loader as it is.
+    """
+    limit = int(trainer.num_training_batches)
+    data = labelled_data(trainer)
+    if data is None:
+        train: Iterable[Any] = islice(cast(Iterable[Any], trainer.train_dataloader), limit)
+    else:
+        everything = trainer.limit_train_batches == 1.0
+        train = data.train_eval_dataloader(None if everything else limit * data.batch_size)
+    return train, islice(_validation_batches(trainer), sum(int(batches) for batches in trainer.num_val_batches))
+
+
+def _validation_batches(trainer: pl.Trainer) -> Iterator[Any]:
+    loaders = trainer.val_dataloaders
+    for loader in loaders if isinstance(loaders, list | tuple) else [] if loaders is None else [loaders]:
+        yield from loader
+
+
+@torch.no_grad()
+def predict_split(module: pl.LightningModule, batches: Iterable[Any]) -> Predictions:
+    """Return a module's softmax outputs over batches, in eval mode, in index order and equal on all ranks."""
+    trainer, training = module.trainer, module.training
+    module.eval()
+    parts = []
+    for raw in batches:
+        batch = as_batch(trainer.strategy.batch_to_device(raw))
+        with trainer.precision_plugin.forward_context():
+            logits = module(batch.x)
+        parts.append((logits.float().softmax(dim=1), batch.y, batch.index))
+    module.train(training)
+    if not parts:
+        nothing = torch.empty(0, dtype=torch.int64)
+        return Predictions(torch.empty(0, 0), nothing, nothing)
+    probs, y, index = (gather_over_ranks(torch.cat(column)).cpu() for column in zip(*parts, strict=True))
+    order = index.argsort(stable=True)
+    return Predictions(probs[order], y[order], index[order])

@@ -1,0 +1,78 @@
+"""What the stages ask of a Lightning Trainer: its length, its callbacks, and why it was told to stop."""
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
+
+from ldmi_lightning.errors import UserError
+
+_CLAIMED = "_ldmi_max_epochs"
+
+
+def is_fast_dev_run(trainer: pl.Trainer) -> bool:
+    """Whether the Trainer runs a few batches only."""
+    return bool(getattr(trainer, "fast_dev_run", False))
+
+
+def callbacks_of(trainer: pl.Trainer) -> list[Callback]:
+    """Return the Trainer's callbacks (which Lightning sets, but does not declare)."""
+    return cast(list[Callback], vars(trainer)["callbacks"])
+
+
+def claim_length(trainer: pl.Trainer, epochs: int) -> None:
+    """Let the stages say how long training lasts; refuse a length that the user gave to the Trainer.
+
+    It has to happen before ``fit`` begins, since Lightning then replaces ``max_epochs=None`` by 1000. A length that an
+    earlier ``fit`` has claimed is not the user's.
+    """
+    given = trainer.fit_loop.max_epochs
+    for name, value, free in (
+        ("max_epochs", given, given is None or given == vars(trainer).get(_CLAIMED)),
+        ("max_steps", trainer.max_steps, trainer.max_steps == -1),
+    ):
+        if not free:
+            raise UserError(
+                f"{name}={value} was given to the Trainer, but the stages alone say how long training lasts: leave it "
+                "out and set --model.warmup.epochs and --model.robust.epochs."
+            )
+    trainer.fit_loop.max_epochs = epochs
+    setattr(trainer, _CLAIMED, epochs)
+
+
+def drop_default_checkpoint(trainer: pl.Trainer) -> None:
+    """Take Lightning's untouched default ModelCheckpoint out; one that the user made stays."""
+    default = ModelCheckpoint().__dict__
+    kept = [
+        callback
+        for callback in callbacks_of(trainer)
+        if not (type(callback) is ModelCheckpoint and _same_settings(callback.__dict__, default))
+    ]
+    vars(trainer)["callbacks"] = kept
+
+
+def _same_settings(callback: Mapping[str, Any], default: Mapping[str, Any]) -> bool:
+    plain = (str, int, float, bool, type(None))
+    return all(
+        callback.get(name) == value
+        for name, value in default.items()
+        if isinstance(value, plain) and not name.startswith("_")
+    )
+
+
+def out_of_time(trainer: pl.Trainer) -> bool:
+    """Whether ``max_time`` has stopped the Trainer, rather than a user's EarlyStopping, which sets the same flag."""
+    remaining = [timer.time_remaining() for timer in callbacks_of(trainer) if isinstance(timer, Timer)]
+    return any(seconds is not None and seconds <= 0 for seconds in remaining)
+
+
+def go_on_with_next_stage(trainer: pl.Trainer) -> None:
+    """Take back a user's EarlyStopping: it ended a stage, and begins anew with the next."""
+    trainer.should_stop = False
+    for callback in callbacks_of(trainer):
+        if isinstance(callback, EarlyStopping):
+            callback.wait_count = callback.stopped_epoch = 0
+            worst = torch.tensor(torch.inf)
+            callback.best_score = worst if callback.monitor_op == torch.lt else -worst
