@@ -27,7 +27,7 @@ from ldmi_lightning.callbacks import StageCheckpoint, StageProgressBar
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.loggers import logger_config, name_folder, offline_runs
 from ldmi_lightning.module import LDMIModule
-from ldmi_lightning.parsing import Parser, add_own_config, configs_first
+from ldmi_lightning.parsing import Parser, add_own_config, configs_first, one_line
 from ldmi_lightning.ranks import gather_over_ranks
 from ldmi_lightning.run_folder import is_run_folder, make_run_folder
 from ldmi_lightning.trainer_rules import callbacks_of, is_fast_dev_run
@@ -52,6 +52,7 @@ DEFAULT_MODEL = {
 CONFIG_NAME = "config.yaml"
 HARMLESS_WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning on torch 2.15, in every fit
+    r"The number of training batches .* is smaller than the logging interval",  # all is logged at the epoch's end
     r"Experiment logs directory .* exists and is not empty",  # the run's own folder holds its config already
 )
 DESCRIPTION = "Train classifiers on labels that cannot be trusted: a cross-entropy warm-up, then L_DMI, in one fit."
@@ -125,8 +126,8 @@ class LDMICLI(LightningCLI):
             self._choose_folder()
             if is_rank_zero():
                 config.trainer.logger = logger_config(config.trainer.logger, self.folder or Path())
-        elif self.subcommand != "fit" and config.trainer.logger is None:
-            config.trainer.logger = False
+        elif self.subcommand != "fit":
+            config.trainer.logger = False  # these commands print, and make no run folder
 
     def _choose_folder(self) -> None:
         """Choose the run's folder on rank 0, from which StageCheckpoint tells the other ranks, and keep the config there."""
@@ -147,6 +148,13 @@ class LDMICLI(LightningCLI):
         saved = config.clone()
         saved.ckpt_path = None
         (self.folder / CONFIG_NAME).write_text(self._parser("fit").dump(saved, skip_none=False))
+
+    def instantiate_classes(self) -> None:
+        """Make the objects; a mistake that one of them found comes out of jsonargparse's wrapping as it was said."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise UserError(one_line(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add the callbacks that a run needs."""
@@ -259,6 +267,9 @@ def say(text: str) -> None:
 def main(args: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     args = configs_first(add_own_config(list(sys.argv[1:] if args is None else args), CONFIG_NAME))
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        # So that `--model.backbone my_module.MyNet` finds a file in the working directory, as `python` itself would.
+        sys.path.append(str(Path.cwd()))
     # Lightning's own INFO lines speak of hooks and hardware; what a user needs is said in plain words.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
@@ -269,7 +280,7 @@ def main(args: list[str] | None = None) -> int:
         cli.__init__(name_folder(args))  # type: ignore[misc]
     except (UserError, MisconfigurationException) as error:
         if os.environ.get("LDMI_TRACEBACK"):
-            raise
+            raise UserError(one_line(str(error))) from error
         print(f"ldmi: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     finally:

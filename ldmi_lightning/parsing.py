@@ -9,6 +9,8 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from ldmi_lightning.errors import UserError
 
+HINT = "`ldmi fit --help` lists the options."
+
 
 def configs_first(args: list[str]) -> list[str]:
     """Move ``--config FILE`` before all other options, since jsonargparse lets a file overwrite what stands before it.
@@ -45,6 +47,41 @@ def add_own_config(args: list[str], name: str) -> list[str]:
     return args
 
 
+_WRAPPING = re.compile(
+    r"(Expected a <class|Does not validate against any|Subtypes:|Errors:|Given value|Problem with given class_path)"
+)
+
+
+def one_line(message: str) -> str:
+    r"""Reduce jsonargparse's nested message to its first innermost cause, under the full key.
+
+    >>> one_line('Parser key "data":\n  Problem with given class_path \'A\':\\n    Parser key "size":\\n      Expected a number')
+    '--data.size: Expected a number'
+    """
+    keys: list[str] = []
+    reason = ""
+    depth = -1
+    for line in message.splitlines():
+        text = line.strip().removeprefix("- ")
+        indent = len(line) - len(line.lstrip())
+        if indent <= depth:
+            break  # the next alternative of a union: the first one is what was meant
+        if found := re.match(r'Parser key "([^"]+)":\s*(.*)', text):
+            keys.append(found[1])
+            text = found[2]
+        if text and not _WRAPPING.match(text):
+            reason = f"{reason} {text}".strip()
+            depth = indent - 1
+    reason = reason or message.strip().splitlines()[-1].strip()
+    if found := re.fullmatch(r"Expected a path but (\S+) either not accessible or invalid (.*)", reason):
+        reason = f"{found[1]} is no class known here, and cannot be imported ({found[2]})."
+    # A nested parser has already put its own key in front.
+    while found := re.match(r"--([\w.]+): ", reason):
+        keys.append(found[1])
+        reason = reason[found.end() :]
+    return f"--{'.'.join(keys)}: {reason}" if keys else reason
+
+
 class Parser(LightningArgumentParser):
     """LightningCLI's parser that answers a mistake with one line, and takes no abbreviations."""
 
@@ -53,34 +90,16 @@ class Parser(LightningArgumentParser):
         super().__init__(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise a :class:`UserError` with the innermost cause and its full key."""
-        cause: BaseException | None = ex
-        while cause is not None:
-            if isinstance(cause, UserError):
-                raise cause
-            cause = cause.__cause__ or cause.__context__
-        raise UserError(self._one_line(message)) from None
+        """Raise a :class:`UserError` with the innermost cause, its full key and the nearest valid name."""
+        reason = one_line(message)
+        unknown = re.search(r"(?:nrecognized arguments: --|nested key '|Key '|Option '|key \")([\w.]+)", reason)
+        if unknown and HINT not in reason:
+            reason = f"{reason.rstrip('.')}. {self._hint(unknown[1])}"
+        raise UserError(reason) from ex
 
-    def _one_line(self, message: str) -> str:
-        keys: list[str] = []
-        reason = message.splitlines()[0]
-        for line in message.splitlines():
-            text = line.strip().removeprefix("- ")
-            if found := re.match(r'(?:Parser key|Problem with given key) "([^"]+)":\s*(.*)', text):
-                keys.append(found[1])
-                reason = found[2] or reason
-            elif text and not re.match(
-                r"(Expected a <class|Does not validate against any|Subtypes:|Errors:|Given value|Problem with given class)",
-                text,
-            ):
-                reason = text
-        place = f"--{'.'.join(keys)}: " if keys else ""
-        return f"{place}{reason}{self._nearest(reason)}"
-
-    def _nearest(self, reason: str) -> str:
-        unknown = re.search(r"(?:Unrecognized arguments: --|Key '|nested key '|key \"|Option ')([\w.]+)", reason)
-        if not unknown:
-            return ""
+    def _hint(self, unknown: str) -> str:
         known = sorted({action.dest for action in self._actions if action.dest})
-        close = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.6)
-        return f" Did you mean --{close[0]}?" if close else " `ldmi fit --help` lists the options."
+        for name in (unknown, unknown.split(".")[0]):
+            if close := difflib.get_close_matches(name, known, n=1, cutoff=0.6):
+                return f"Did you mean {close[0]}? {HINT}"
+        return HINT

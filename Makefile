@@ -1,0 +1,56 @@
+# Each target sets up what it needs; a second call reuses it.
+PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(shell $(name) -c 'import sys; sys.version_info >= (3, 11) and print("$(name)")' 2>/dev/null)))
+BIN := .venv/bin
+READY := .venv/.ready
+INSTALLED := build/installed
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test slow lint format format-check types doctest structure bench check clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+
+$(READY): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python" >&2; exit 1; }
+	@echo "Installing into .venv (once; PyTorch is large)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+quickstart: $(READY)  ## Train CE, then L_DMI, on digits with wrong labels, in under a minute
+	$(BIN)/ldmi fit --config configs/quickstart.yaml $(ARGS)
+
+test: $(READY)  ## Run the tests (ARGS="-k name" for some)
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+slow: $(READY)  ## Run the proofs that take many minutes
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: $(READY)  ## Lint
+	$(BIN)/ruff check .
+
+format: $(READY)  ## Format the code
+	$(BIN)/ruff format .
+
+format-check: $(READY)  ## Check the format
+	$(BIN)/ruff format --check .
+
+types: $(READY)  ## Check types on an installed copy
+	@rm -rf $(INSTALLED) build/lib build/bdist*
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target $(INSTALLED) .
+	cd $(INSTALLED) && ../../$(BIN)/mypy --config-file ../../pyproject.toml --package ldmi_lightning
+
+doctest: $(READY)  ## Run the examples in the docstrings, on the installed names
+	$(BIN)/python -m pytest -q --doctest-modules --pyargs ldmi_lightning ldmi_lightning.datamodules ldmi_lightning.models
+
+structure: $(READY)  ## Check who imports whom, and what the wheel holds
+	$(BIN)/python -m pytest -q tests/test_structure.py
+
+bench: $(READY)  ## Compare the resident data path with a per-sample pipeline (ARGS="--root FOLDER" for real data)
+	$(BIN)/python benchmarks/data_path.py $(ARGS)
+
+check: test lint format-check types doctest structure  ## Everything that CI runs
+
+clean:  ## Remove what was built; .venv and runs stay
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
