@@ -631,7 +631,7 @@ def test_batch_too_small_for_a_determinant_is_refused_before_training(make_train
 def test_nan_in_the_inputs_ends_the_run_in_the_first_epoch(make_trainer: MakeTrainer, split: str) -> None:
     data, watch = blobs(), Watch()
     data.splits[split].x[7, 1] = torch.nan
-    with pytest.raises(UserError, match="(?i)nan"):
+    with pytest.raises(UserError, match=r"(?i)nan"):
         make_trainer(callbacks=[watch], num_sanity_val_steps=0).fit(ldmi(), data)
     assert watch.stages == ["warmup"]
 
