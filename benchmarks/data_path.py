@@ -20,12 +20,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from ldmi_lightning.datamodules import Examples, FashionMNISTDataModule
-from ldmi_lightning.models import FashionCNN
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
+
+from ldmi_lightning.datamodules import Examples, FashionMNISTDataModule
+from ldmi_lightning.models import FashionCNN
 
 BATCH_SIZE = 128
 WARM_UP_BATCHES = 20

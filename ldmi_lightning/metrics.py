@@ -34,7 +34,7 @@ class JointMatrix(Metric):
 
     def update(self, probs: Tensor, y: Tensor) -> None:
         """Add a batch of softmax outputs ``(N, C)`` and labels ``(N,)``."""
-        self.total += joint_sum(probs, y)
+        self.total = self.total + joint_sum(probs, y)
 
     def compute(self) -> Tensor:
         """Return U; NaN before the first update."""

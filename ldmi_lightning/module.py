@@ -1,5 +1,6 @@
 """LDMIModule: a backbone, and the stages that train it, in one ``trainer.fit``."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from ldmi_lightning.batch import as_batch
 from ldmi_lightning.checkpoints import is_plain
@@ -70,7 +71,7 @@ class LDMIModule(pl.LightningModule):
         self.progress = Progress(next(iter(self.stages)))
         self.joint = JointMatrix(num_classes)
         self.acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-        self.balanced_acc = MulticlassAccuracy(num_classes, average="macro", validate_args=False)
+        self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
         self.register_buffer("_loss_sum", torch.zeros((), dtype=torch.float32), persistent=False)
         self._loss_sum: Tensor
         self._steps = 0
@@ -132,7 +133,7 @@ class LDMIModule(pl.LightningModule):
         name, epoch = self.progress.stage, self.trainer.current_epoch - self.progress.first_epoch + 1
         if self.progress.over and self.next_stage is not None:
             name, epoch = self.next_stage, 1
-        return f"{name} {epoch}/{self.stages[name].epochs}"
+        return f"{name} {epoch}/{self._epochs_of(name)}"
 
     def _loss(self) -> Loss:
         return cast(Loss, self.losses[self.progress.stage])
@@ -140,11 +141,12 @@ class LDMIModule(pl.LightningModule):
     def _last_epoch(self) -> int:
         """Return how many epochs the Trainer runs at most, as things stand now."""
         progress = self.progress
-        own = progress.epochs if progress.over else max(self.stage.epochs, progress.epochs)
-        return progress.first_epoch + own + sum(stage.epochs for stage in self._later_stages())
+        own = progress.epochs if progress.over else max(self._epochs_of(progress.stage), progress.epochs)
+        later = list(self.stages)[self.stage_index + 1 :]
+        return progress.first_epoch + own + sum(self._epochs_of(name) for name in later)
 
-    def _later_stages(self) -> list[Stage]:
-        return list(self.stages.values())[self.stage_index + 1 :]
+    def _epochs_of(self, name: str) -> int:
+        return 1 if is_fast_dev_run(self.trainer) else self.stages[name].epochs
 
     def _begin_next_stage(self) -> None:
         before, summary, name = self.progress.stage, self.progress.summary(), self.next_stage
@@ -204,8 +206,9 @@ class LDMIModule(pl.LightningModule):
         self.progress = Progress(next(iter(self.stages)))
         if is_fast_dev_run(self.trainer):
             self.trainer.fit_loop.epoch_loop.max_steps = -1
-            for each in self.stages.values():
-                each.epochs = 1
+        # A Trainer that has fitted before stands at its end; a checkpoint is restored after this.
+        self.trainer.fit_loop.epoch_progress.reset()
+        self.trainer.should_stop = False
         data = labelled_data(self.trainer)
         if data is None:
             return
@@ -239,7 +242,7 @@ class LDMIModule(pl.LightningModule):
         scheduler = self.stage.scheduler(optimizer)
         return {
             "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "monitor": self.stage.selected_by, "strict": False},
+            "lr_scheduler": {"scheduler": scheduler, "monitor": self.stage.selected_by, "reduce_on_plateau": False},
         }
 
     def _make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -260,10 +263,11 @@ class LDMIModule(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Switch stages where the running one is over, and seed the epoch."""
-        if self.progress.over or self.progress.epochs >= self.stage.epochs:
+        if self.progress.over or self.progress.epochs >= self._epochs_of(self.progress.stage):
             self._begin_next_stage()
         elif self.trainer.current_epoch == 0:
             self._prepare_loss()
+        self.progress.lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         self._loss_sum.zero_()
         self._steps = 0
         # Dropout in an epoch depends on the epoch, not on how the run came to it: a resumed run repeats it.
@@ -286,25 +290,34 @@ class LDMIModule(pl.LightningModule):
                 f"train/loss is {loss} in epoch {self.trainer.current_epoch + 1} ({self.progress.stage}): the outputs are "
                 f"no longer finite. Lower --model.{self.progress.stage}.optimizer.lr, or look for NaN in the inputs."
             )
-        self.progress.lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         self.log_dict({"train/loss": loss, "lr": self.progress.lr, "stage": float(self.stage_index)}, sync_dist=False)
         for config in self.trainer.lr_scheduler_configs:
-            if isinstance(config.scheduler, ReduceLROnPlateau):
+            if isinstance(config.scheduler, ReduceLROnPlateau) and self.progress.last_score is not None:
                 # Lightning would step it after the checkpoint, which then misses the step.
-                config.scheduler.step(self._score({}))
+                config.scheduler.step(self.progress.last_score)
 
-    def end_epoch(self) -> None:
-        """Close the epoch and decide whether the stage is over; StageCheckpoint calls it after all other callbacks."""
+    def end_epoch(self) -> bool:
+        """Close the epoch and decide whether the stage is over; StageCheckpoint calls it after all other callbacks.
+
+        Returns:
+            Whether it was a whole epoch: one that ``max_time`` cut short is run again when the run is resumed.
+        """
         trainer = self.trainer
-        self.progress.end_epoch(self.stage, trainer.current_epoch)
+        if out_of_time(trainer) and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            return False
+        self.progress.end_epoch(self.stage, trainer.current_epoch, self._epochs_of(self.progress.stage))
+        # A user's EarlyStopping ends the stage; `max_time`, which sets the same flag, ends the run.
         if trainer.should_stop and not out_of_time(trainer):
             self.progress.over = True
             if self.next_stage is not None:
                 go_on_with_next_stage(trainer)
         trainer.fit_loop.max_epochs = self._last_epoch()
+        return True
 
     def on_fit_end(self) -> None:
         """Leave the module with the last stage's best weights, also where a finished run was resumed."""
+        if self.progress.best_epoch is None:
+            self.print(f"The model holds the last weights of {self.progress.stage}, which never saw a validation.")
         self._restore_best_weights()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -353,7 +366,7 @@ class LDMIModule(pl.LightningModule):
         }
         self.log_dict(values, prog_bar=False, sync_dist=False)
         if self.trainer.state.fn == TrainerFn.FITTING:
-            self._refuse_missing_class(joint)
+            self._refuse_useless(joint)
             score = self._score(values)
             self.improved = self.progress.select(
                 self.stage, score, self.trainer.current_epoch, self.backbone.state_dict(), joint
@@ -369,7 +382,12 @@ class LDMIModule(pl.LightningModule):
             )
         return float(found)
 
-    def _refuse_missing_class(self, joint: Tensor) -> None:
+    def _refuse_useless(self, joint: Tensor) -> None:
+        if not joint.isfinite().all():
+            raise UserError(
+                f"The outputs on the validation set are NaN in epoch {self.trainer.current_epoch + 1} "
+                f"({self.progress.stage}): look for NaN in the inputs, or lower the learning rate."
+            )
         missing = (joint.sum(1) == 0).nonzero().flatten().tolist()
         if missing and self.stage.selected_by in self._dmi_names() and self.trainer.limit_val_batches == 1.0:
             raise UserError(_missing_class(missing, self.progress.stage, self.stage.selected_by))
@@ -379,18 +397,23 @@ class LDMIModule(pl.LightningModule):
         return "val/log_dmi", "val/dmi", "val/dmi_normalised"
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        """Add a batch to the accuracies against clean labels."""
+        """Add a batch to the confusion matrix with clean labels."""
         x, y, _, _ = as_batch(batch)
-        probs = self._probabilities(x)
-        self.acc.update(probs, y)
-        self.balanced_acc.update(probs, y)
+        self.confusion.update(self._probabilities(x), y)
 
     def on_test_epoch_end(self) -> None:
-        """Log accuracy and balanced accuracy (mean recall) over the whole test set and all ranks."""
-        values = {"test/acc": float(self.acc.compute()), "test/balanced_acc": float(self.balanced_acc.compute())}
-        self.acc.reset()
-        self.balanced_acc.reset()
-        self.log_dict(values, sync_dist=False)
+        """Log accuracy and balanced accuracy (mean recall of the classes present) over the whole test set, all ranks."""
+        confusion = self.confusion.compute().double()
+        self.confusion.reset()
+        hits, totals = confusion.diagonal(), confusion.sum(dim=1)
+        present = totals > 0
+        self.log_dict(
+            {
+                "test/acc": float(hits.sum() / totals.sum()),
+                "test/balanced_acc": float((hits[present] / totals[present]).mean()),
+            },
+            sync_dist=False,
+        )
 
     def predict_step(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor]:
         """Return positions in the split ``(N,)`` and softmax outputs ``(N, C)``."""
@@ -421,8 +444,8 @@ class LDMIModule(pl.LightningModule):
                 checkpoint_path, *args, **{"weights_only": True, **kwargs}
             )
             return loaded
-        except TypeError as error:
-            if "required positional argument" not in str(error):
+        except (TypeError, RuntimeError) as error:
+            if not re.search(r"required positional argument|[Uu]nexpected key.*losses\.", str(error), re.DOTALL):
                 raise
             raise UserError(
                 f"{checkpoint_path} holds weights, but not the Python objects that the module was made from "

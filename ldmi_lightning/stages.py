@@ -72,7 +72,8 @@ class Progress:
         best_weights: the backbone's state dict then, on the CPU.
         best_joint: U on the noisy validation set then, float64 ``(C, C)``, on the CPU.
         over: whether the stage has ended.
-        lr: learning rate of the last epoch.
+        lr: learning rate of the running or last epoch.
+        last_score: score of the running epoch; ``None`` before its validation.
         finished: for each stage that a later one has followed: its :meth:`summary`.
     """
 
@@ -85,6 +86,7 @@ class Progress:
     best_joint: Tensor | None = None
     over: bool = False
     lr: float | None = None
+    last_score: float | None = None
     finished: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def summary(self) -> dict[str, Any]:
@@ -107,6 +109,7 @@ class Progress:
             weights: the backbone's state dict.
             joint: U on the whole validation set.
         """
+        self.last_score = score
         if not stage.better(score, self.best_score):
             return False
         self.best_score, self.best_epoch = score, epoch - self.first_epoch + 1
@@ -114,11 +117,12 @@ class Progress:
         self.best_weights = {name: value.detach().cpu().clone() for name, value in weights.items()}
         return True
 
-    def end_epoch(self, stage: Stage, epoch: int) -> None:
-        """Count the Trainer's epoch (from 0) as run, and see whether the stage is over."""
+    def end_epoch(self, stage: Stage, epoch: int, epochs: int) -> None:
+        """Count the Trainer's epoch (from 0) as run, and see whether the stage, of ``epochs`` at most, is over."""
+        self.last_score = None
         self.epochs = epoch - self.first_epoch + 1
         waited = self.epochs - self.best_epoch if self.best_epoch is not None else 0
-        self.over = self.epochs >= stage.epochs or (stage.patience is not None and waited >= stage.patience)
+        self.over = self.epochs >= epochs or (stage.patience is not None and waited >= stage.patience)
 
     def following(self, stage: str, epoch: int) -> "Progress":
         """Return the progress of the next stage, which begins in the Trainer's ``epoch``."""

@@ -1,7 +1,7 @@
 """What the stages ask of a Lightning Trainer: its length, its callbacks, and why it was told to stop."""
 
-from collections.abc import Mapping
-from typing import Any, cast
+from pathlib import Path
+from typing import cast
 
 import pytorch_lightning as pl
 import torch
@@ -44,21 +44,19 @@ def claim_length(trainer: pl.Trainer, epochs: int) -> None:
 
 def drop_default_checkpoint(trainer: pl.Trainer) -> None:
     """Take Lightning's untouched default ModelCheckpoint out; one that the user made stays."""
-    default = ModelCheckpoint().__dict__
-    kept = [
-        callback
-        for callback in callbacks_of(trainer)
-        if not (type(callback) is ModelCheckpoint and _same_settings(callback.__dict__, default))
-    ]
-    vars(trainer)["callbacks"] = kept
+    vars(trainer)["callbacks"] = [each for each in callbacks_of(trainer) if not _is_untouched_default(each, trainer)]
 
 
-def _same_settings(callback: Mapping[str, Any], default: Mapping[str, Any]) -> bool:
+def _is_untouched_default(callback: Callback, trainer: pl.Trainer) -> bool:
+    if type(callback) is not ModelCheckpoint:
+        return False
+    # A validation or test before the fit has already filled in where it would write.
+    resolved = {str(Path(folder) / "checkpoints") for folder in (trainer.log_dir, trainer.default_root_dir) if folder}
     plain = (str, int, float, bool, type(None))
-    return all(
-        callback.get(name) == value
-        for name, value in default.items()
-        if isinstance(value, plain) and not name.startswith("_")
+    return callback.dirpath in {None, *resolved} and all(
+        getattr(callback, name) == value
+        for name, value in vars(ModelCheckpoint()).items()
+        if isinstance(value, plain) and not name.startswith("_") and name != "dirpath"
     )
 
 

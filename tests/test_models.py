@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from ldmi_lightning.models import DigitsCNN, FashionCNN
 from torch import nn
 from torch.nn.functional import conv2d, linear, max_pool2d, relu
+
+from ldmi_lightning.models import DigitsCNN, FashionCNN
 
 BACKBONES = [(DigitsCNN, (1, 8, 8)), (FashionCNN, (1, 28, 28))]
 Backbone = Callable[[int], nn.Module]

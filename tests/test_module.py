@@ -12,7 +12,6 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import MakeTrainer
-from ldmi_lightning.datamodules.base import Examples, NoisyDataModule
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, Timer
 from pytorch_lightning.loggers import CSVLogger
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score
@@ -21,6 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
 from ldmi_lightning import LDMIModule, Stage
+from ldmi_lightning.datamodules.base import Examples, NoisyDataModule
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.losses import CELoss, DMILoss
 from ldmi_lightning.noise import PairFlipNoise

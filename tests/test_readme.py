@@ -26,7 +26,14 @@ def test_the_python_blocks_and_the_command_for_an_own_backbone_run(
             exec(compile(code, "README.md", "exec"), names)
         elif "my_backbones" in code:
             (line,) = code.strip().splitlines()
-            quick = ["--model.warmup.epochs", "1", "--model.robust.epochs", "1", "--trainer.enable_progress_bar", "false"]
+            quick = [
+                "--model.warmup.epochs",
+                "1",
+                "--model.robust.epochs",
+                "1",
+                "--trainer.enable_progress_bar",
+                "false",
+            ]
             assert main([*shlex.split(line.replace("configs/", f"{REPO}/configs/"))[1:], *quick]) == 0
     assert len(list((tmp_path / "runs").iterdir())) == 4
 

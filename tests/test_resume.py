@@ -10,12 +10,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import MakeTrainer
-from ldmi_lightning.datamodules import DigitsDataModule
 from pytorch_lightning.callbacks import EarlyStopping, Timer
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau, StepLR
 
 from ldmi_lightning import LDMIModule, Stage
+from ldmi_lightning.datamodules import DigitsDataModule
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.losses import CELoss, DMILoss
 from ldmi_lightning.noise import PairFlipNoise

@@ -21,7 +21,7 @@ def selected(stage: Stage, *scores: float, patience_epochs: bool = False) -> Pro
         weights = {"w": torch.full((2,), epoch + 1.0)}
         progress.select(stage, score, epoch, weights, torch.eye(2) * score)
         if patience_epochs:
-            progress.end_epoch(stage, epoch)
+            progress.end_epoch(stage, epoch, stage.epochs)
     return progress
 
 
@@ -97,7 +97,7 @@ def test_stage_is_over_after_its_last_epoch() -> None:
     stage, progress = Stage(CELoss(), 3), Progress("robust", first_epoch=5)
     over = []
     for epoch in (5, 6, 7):
-        progress.end_epoch(stage, epoch)
+        progress.end_epoch(stage, epoch, stage.epochs)
         over.append((progress.epochs, progress.over))
     assert over == [(1, False), (2, False), (3, True)]
 

@@ -56,7 +56,7 @@ def sources() -> dict[Path, str]:
 
 def room(name: str) -> str:
     """Return the room of a dotted name within the package; empty for the package itself."""
-    return (name.split(".") + [""])[1]
+    return [*name.split("."), ""][1]
 
 
 def imports(path: Path, own: str) -> set[str]:

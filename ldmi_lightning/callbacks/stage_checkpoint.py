@@ -41,12 +41,12 @@ class StageCheckpoint(Checkpoint):
         """Return where the best or last checkpoint of a stage is kept."""
         return self._in_folder(f"{stage}-{which}.ckpt")
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Choose the run's folder, on rank 0."""
-        if stage != "fit" or not self.save or self.given is not None:
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Choose the run's folder, on rank 0; not in ``setup``, where Lightning does not yet say what is resumed."""
+        if not self.save:
             return
-        folder: Path | None = None
-        if trainer.is_global_zero:
+        folder = self.given
+        if trainer.is_global_zero and folder is None:
             resumed = Path(trainer.ckpt_path).parent if isinstance(trainer.ckpt_path, str | Path) else None
             if resumed is not None and is_run_folder(resumed):
                 folder = resumed
@@ -72,8 +72,8 @@ class StageCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Close the module's epoch, and save it."""
         module = cast("LDMIModule", pl_module)
-        module.end_epoch()
-        if not self.save:
+        whole = module.end_epoch()
+        if not (self.save and whole):
             return
         newest = self._in_folder(LAST)
         trainer.save_checkpoint(newest, weights_only=False)
