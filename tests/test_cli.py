@@ -268,3 +268,20 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert stop.value.code == 0
     shown = capsys.readouterr().out
     assert all(word in shown for word in ("fit", "validate", "test", "predict"))
+
+
+@pytest.mark.parametrize("config", sorted((REPO / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_config_parses(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config", str(config), "--print_config"])
+    assert stop.value.code == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["init_args"]["warmup"]["loss"]["class_path"] == "ldmi_lightning.losses.CELoss"
+
+
+def test_the_fashion_mnist_config_runs_on_the_real_data() -> None:
+    root = REPO.parent / "shared/data/fashion_mnist"
+    if not root.is_dir():
+        pytest.skip(f"needs Fashion-MNIST in {root}")
+    config = ["--config", str(REPO / "configs/fashion_mnist.yaml"), "--data.root", str(root)]
+    assert main(["fit", *config, "--trainer.fast_dev_run", "2", "--trainer.enable_progress_bar", "false"]) == 0

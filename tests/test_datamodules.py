@@ -282,7 +282,6 @@ def test_bag_is_class_0_and_everything_else_is_class_1(root: str) -> None:
     bag, ten = read("bag", root), read("all", root)
     for name in ("train", "val", "test"):
         assert (bag[name].y == np.where(ten[name].y == 8, 0, 1)).all()
-        assert set(bag[name].y) == {0, 1}
     assert FashionMNISTDataModule("bag").class_names[0] == "bag"
     assert FashionMNISTDataModule("all").class_names[8] == "Bag"
 
