@@ -290,7 +290,7 @@ class LDMIModule(pl.LightningModule):
                 f"train/loss is {loss} in epoch {self.trainer.current_epoch + 1} ({self.progress.stage}): the outputs are "
                 f"no longer finite. Lower --model.{self.progress.stage}.optimizer.lr, or look for NaN in the inputs."
             )
-        self.log_dict({"train/loss": loss, "lr": self.progress.lr or 0.0, "stage": float(self.stage_index)}, sync_dist=False)
+        self.log_dict({"train/loss": loss, "lr": self.progress.lr or 0.0, "stage": float(self.stage_index)}, sync_dist=True)
         for config in self.trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, ReduceLROnPlateau) and self.progress.last_score is not None:
                 # Lightning would step it after the checkpoint, which then misses the step.
@@ -364,7 +364,7 @@ class LDMIModule(pl.LightningModule):
             "val/dmi": float(log_value.exp()),
             "val/dmi_normalised": float(dmi_normalised(joint)),
         }
-        self.log_dict(values, prog_bar=False, sync_dist=False)
+        self.log_dict(values, prog_bar=False, sync_dist=True)
         if self.trainer.state.fn == TrainerFn.FITTING:
             self._refuse_useless(joint)
             score = self._score(values)
@@ -412,7 +412,7 @@ class LDMIModule(pl.LightningModule):
                 "test/acc": float(hits.sum() / totals.sum()),
                 "test/balanced_acc": float((hits[present] / totals[present]).mean()),
             },
-            sync_dist=False,
+            sync_dist=True,
         )
 
     def predict_step(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor]:
