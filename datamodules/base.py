@@ -1,7 +1,6 @@
 """NoisyDataModule: splits, noise, loaders, fingerprints and errors of all resident data sets."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -92,7 +91,7 @@ class NoisyDataModule(pl.LightningDataModule):
             return
         examples = self.load()
         for name, part in examples.items():
-            self._check(name, part)
+            check_labels(part.y, self.num_classes, f"The {name} split of {type(self).__name__}")
         train, val = examples["train"], examples["val"]
         if self.shared_noise_stream:
             both = self._inject(
@@ -101,6 +100,8 @@ class NoisyDataModule(pl.LightningDataModule):
             noisy_train, noisy_val = both[: len(train.y)], both[len(train.y) :]
         else:
             noisy_train, noisy_val = self._inject(train.y, train.index, train.x), self._inject(val.y, val.index, val.x)
+        for name, noisy in (("train", noisy_train), ("val", noisy_val)):
+            check_labels(noisy, self.num_classes, f"The noisy {name} split of {type(self).__name__}")
         labels = {"train": noisy_train, "val": noisy_val, "test": examples["test"].y}
         self._report = report(
             self.noise, train.y, noisy_train, self.num_classes, sha256=fingerprint(noisy_train, noisy_val)
@@ -114,16 +115,6 @@ class NoisyDataModule(pl.LightningDataModule):
 
     def _inject(self, labels: NDArray[np.int64], index: NDArray[np.int64], x: Tensor) -> NDArray[np.int64]:
         return self.noise(labels, self.num_classes, index=index, x=x)
-
-    def _check(self, name: str, part: Examples) -> None:
-        if not len(part.y):
-            raise UserError(f"The {name} split of {type(self).__name__} has no samples.")
-        low, high = part.y.min(), part.y.max()
-        if low < 0 or high >= self.num_classes:
-            raise UserError(
-                f"The {name} split of {type(self).__name__} has labels from {low} to {high}, but with "
-                f"{self.num_classes} classes they must lie in 0..{self.num_classes - 1}."
-            )
 
     def noise_report(self) -> dict[str, Any]:
         """Describe the noise as it came out: see :func:`ldmi_lightning.noise.report`. Known after ``setup``."""
@@ -139,69 +130,53 @@ class NoisyDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> ResidentLoader:
         """Return the training batches, shuffled by seed and epoch."""
-        return self._loader(self.splits["train"], self.train_transform(), shuffle_seed=base_seed())
+        return self._loader("train", self.train_transform(), shuffle_seed=base_seed())
 
     def train_eval_dataloader(self, num_samples: int | None = None) -> ResidentLoader:
         """Return the training set in index order without augmentation, or a seeded subset of ``num_samples``."""
-        split, only = self.splits["train"], None
-        if num_samples is not None and num_samples < len(split):
+        n, only = len(self.splits["train"]), None
+        if num_samples is not None and num_samples < n:
             generator = torch.Generator().manual_seed(derived_seed(base_seed(), num_samples))
-            only = torch.randperm(len(split), generator=generator)[:num_samples].sort().values
-        return self._loader(split, self.eval_transform(), only=only)
+            only = torch.randperm(n, generator=generator)[:num_samples].sort().values
+        return self._loader("train", self.eval_transform(), only=only)
 
     def val_dataloader(self) -> ResidentLoader:
         """Return the validation set, with noisy labels."""
-        return self._loader(self.splits["val"], self.eval_transform())
+        return self._loader("val", self.eval_transform())
 
     def test_dataloader(self) -> ResidentLoader:
         """Return the test set, with clean labels."""
-        return self._loader(self.splits["test"], self.eval_transform())
+        return self._loader("test", self.eval_transform())
 
     def predict_dataloader(self) -> ResidentLoader:
         """Return the test set."""
         return self.test_dataloader()
 
     def _loader(
-        self, split: Split, transform: nn.Module, *, shuffle_seed: int | None = None, only: Tensor | None = None
+        self, name: str, transform: nn.Module, *, shuffle_seed: int | None = None, only: Tensor | None = None
     ) -> ResidentLoader:
         trainer = self.trainer
+        device = trainer.strategy.root_device if trainer is not None else torch.device("cpu")
+        self.splits[name] = self.splits[name].to(device)  # once, however many loaders read it
         return ResidentLoader(
-            split,
+            self.splits[name],
             self.batch_size,
             transform,
             shuffle_seed=shuffle_seed,
             only=only,
             rank=trainer.global_rank if trainer is not None else 0,
             world_size=trainer.world_size if trainer is not None else 1,
-            device=trainer.strategy.root_device if trainer is not None else None,
+            device=device,
         )
 
 
-def load_hub_dataset(root: str | None, hub_id: str) -> Any:
-    """Load a data set from a local folder, or from the hub where ``root`` is ``None``.
-
-    Args:
-        root: folder that ``datasets.load_dataset`` reads, such as a download of the hub's repository.
-        hub_id: the data set's name on the Hugging Face hub.
-
-    Returns:
-        A ``datasets.DatasetDict``.
-    """
-    import datasets
-
-    if root is not None and not Path(root).is_dir():
+def check_labels(labels: NDArray[np.int64], num_classes: int, what: str) -> None:
+    """Raise unless there are labels, and all of them name a class."""
+    if not len(labels):
+        raise UserError(f"{what} has no samples.")
+    low, high = labels.min(), labels.max()
+    if low < 0 or high >= num_classes:
         raise UserError(
-            f"--data.root {root} is no folder. Give the folder that holds the files of {hub_id}, for example one made by "
-            f"`hf download {hub_id} --repo-type dataset --local-dir {root}`, or leave --data.root out to load it from "
-            "the hub."
+            f"{what} has labels from {low} to {high}, but with {num_classes} classes they must lie in "
+            f"0..{num_classes - 1}."
         )
-    datasets.disable_progress_bars()
-    try:
-        return datasets.load_dataset(root or hub_id)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        where = f"--data.root {root}" if root else "the hub"
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(
-            f"{hub_id} could not be loaded from {where}: {reason} Give a local copy with --data.root, for example one "
-            f"made by `hf download {hub_id} --repo-type dataset --local-dir FOLDER`."
-        ) from error

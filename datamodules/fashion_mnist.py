@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from torch import nn
 
+from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import Noise
 
-from .base import Examples, NoisyDataModule, load_hub_dataset
+from .base import Examples, NoisyDataModule, check_labels
+from .hub import decode_images, load_hub_dataset
 from .transforms import Normalise
 
 HUB_ID = "zalando-datasets/fashion_mnist"
@@ -38,6 +39,8 @@ class FashionMNISTDataModule(NoisyDataModule):
         batch_size: int = 128,
         root: str | None = None,
     ) -> None:
+        if classes not in ("bag", "all"):
+            raise UserError(f"--data.classes must be bag or all, but got {classes}.")
         names = ["bag", "no bag"] if classes == "bag" else NAMES
         super().__init__(len(names), names, noise, batch_size, root)
         self.classes = classes
@@ -48,13 +51,15 @@ class FashionMNISTDataModule(NoisyDataModule):
 
     def load(self) -> Mapping[str, Examples]:
         """Return the splits."""
-        data = load_hub_dataset(self.root, HUB_ID)
-        train, test = (self._examples(data[split]) for split in ("train", "test"))
-        return {"train": train.take(slice(50_000)), "val": train.take(slice(50_000, None)), "test": test}
+        data = load_hub_dataset(self.root, HUB_ID, splits=("train", "test"), columns=("image", "label"))
+        train, test = (self._examples(data[split], split) for split in ("train", "test"))
+        cut = len(train.y) * 5 // 6
+        return {"train": train.take(slice(cut)), "val": train.take(slice(cut, None)), "test": test}
 
-    def _examples(self, data: Any) -> Examples:
-        images = torch.from_numpy(np.stack([np.asarray(image) for image in data["image"]])).unsqueeze(1)
+    def _examples(self, data: Any, split: str) -> Examples:
+        images = decode_images(data, "image", "L")
         labels = np.asarray(data["label"], dtype=np.int64)
+        check_labels(labels, len(NAMES), f"The {split} split of {type(self).__name__}")
         if self.classes == "bag":
             labels = (labels != BAG).astype(np.int64)
         return Examples(images, labels, np.arange(len(labels)))

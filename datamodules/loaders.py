@@ -64,7 +64,7 @@ class ResidentLoader:
         batch_size: size of the GLOBAL batch, at least the number of ranks.
         transform: maps a batch of stored inputs to the model's inputs.
         shuffle_seed: seed of the epochs' orders; ``None`` for index order, nothing dropped.
-        only: positions to which an unshuffled loader keeps; ``None`` for the whole split.
+        only: positions to which the loader keeps; ``None`` for the whole split.
         rank: this process.
         world_size: number of processes.
         device: where batches are made.
@@ -113,12 +113,11 @@ class ResidentLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         # A generator: its body runs at the first batch, after Lightning has told the epoch.
-        if self.shuffle_seed is not None:
-            batches = train_batches(len(self.split), self.batch_size, self.shuffle_seed, self.epoch)
-        else:
-            batches = [self.only[batch] for batch in eval_batches(len(self.only), self.batch_size)]
+        n, size = len(self.only), self.batch_size
+        seed = self.shuffle_seed
+        batches = eval_batches(n, size) if seed is None else train_batches(n, size, seed, self.epoch)
         for batch in batches:
-            index = batch.tensor_split(self.world_size)[self.rank].to(self.device)
+            index = self.only[batch].tensor_split(self.world_size)[self.rank].to(self.device)
             yield Batch(
                 self.transform(self.split.x.index_select(0, index)),
                 self.split.y.index_select(0, index),

@@ -290,7 +290,9 @@ class LDMIModule(pl.LightningModule):
                 f"train/loss is {loss} in epoch {self.trainer.current_epoch + 1} ({self.progress.stage}): the outputs are "
                 f"no longer finite. Lower --model.{self.progress.stage}.optimizer.lr, or look for NaN in the inputs."
             )
-        self.log_dict({"train/loss": loss, "lr": self.progress.lr or 0.0, "stage": float(self.stage_index)}, sync_dist=True)
+        self.log_dict(
+            {"train/loss": loss, "lr": self.progress.lr or 0.0, "stage": float(self.stage_index)}, sync_dist=True
+        )
         for config in self.trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, ReduceLROnPlateau) and self.progress.last_score is not None:
                 # Lightning would step it after the checkpoint, which then misses the step.

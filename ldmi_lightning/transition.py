@@ -18,7 +18,7 @@ def check_transition_matrix(matrix: ArrayLike) -> NDArray[np.float64]:
     [[1.0, 0.0], [0.4, 0.6]]
     """
     try:
-        transition = np.asarray(matrix, dtype=np.float64)
+        transition = np.array(matrix, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise UserError(f"A transition matrix must be C rows of C numbers, but got {matrix!r}.") from error
     if transition.ndim != 2 or transition.shape[0] != transition.shape[1]:

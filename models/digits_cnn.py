@@ -4,7 +4,7 @@ from torch import nn
 
 
 class DigitsCNN(nn.Sequential):
-    """Two 3×3 convolutions and a hidden layer, some 70,000 weights.
+    """Two 3×3 convolutions and a hidden layer, some 85,000 weights.
 
     Args:
         num_classes: C.

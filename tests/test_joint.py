@@ -110,7 +110,7 @@ def test_log_dmi_of_a_singular_u_is_c_times_the_log_of_the_smallest_normal_doubl
 
 
 @pytest.mark.parametrize("num_classes", CLASSES)
-def test_gradient_of_log_dmi_is_the_label_s_column_of_the_inverse_over_n(num_classes: int) -> None:
+def test_gradient_of_log_dmi_is_the_labels_column_of_the_inverse_over_n(num_classes: int) -> None:
     probs, y = sample(num_classes, size=3 * num_classes)
     probs.requires_grad_()
     joint = joint_matrix(probs, y)

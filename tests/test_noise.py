@@ -45,10 +45,8 @@ KINDS: dict[str, tuple[Callable[[float], Noise], Callable[[float, int, int], flo
         lambda r, i, j: float(i == j) if i not in FLIPS else {i: 1 - r, FLIPS[i]: r}.get(j, 0.0),
     ),
     "matrix": (
-        lambda r: MatrixNoise(
-            [[1 - r + r * (i == 0) if j == i else r * (j == 0) for j in range(C)] for i in range(C)], 1
-        ),
-        lambda r, i, j: float(j == 0) if i == 0 else {i: 1 - r, 0: r}.get(j, 0.0),
+        lambda r: MatrixNoise(((1 - r) * np.eye(C) + r * np.eye(C)[0]).tolist(), seed=1),
+        lambda r, i, j: (1 - r) * (i == j) + r * (j == 0),
     ),
 }
 

@@ -26,7 +26,8 @@ class DMILoss(Loss):
 
     **Singular steps.** Where U has no usable determinant (:func:`ldmi_lightning.joint.is_singular`), the step
     contributes a zero that is still attached to the graph, leaves the memory alone, and is counted in
-    ``singular_steps``.
+    ``singular_steps``. NaN in the logits counts as singular too, but no mask can keep it out of the gradient;
+    ``LDMIModule`` stops a run whose outputs are no longer finite.
 
     Args:
         memory: m in [0, 1).
