@@ -40,7 +40,7 @@ def train_batches(n: int, batch_size: int, seed: int, epoch: int) -> list[Tensor
     """Return the global training batches of an epoch; the last incomplete one is dropped, unless it is the only one.
 
     >>> [batch.tolist() for batch in train_batches(5, 2, seed=0, epoch=0)]
-    [[0, 4], [3, 1]]
+    [[2, 1], [0, 3]]
     """
     order = torch.randperm(n, generator=torch.Generator().manual_seed(derived_seed(seed, epoch)))
     batches = list(order.split(batch_size))

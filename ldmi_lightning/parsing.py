@@ -55,7 +55,7 @@ _WRAPPING = re.compile(
 def one_line(message: str) -> str:
     r"""Reduce jsonargparse's nested message to its first innermost cause, under the full key.
 
-    >>> one_line('Parser key "data":\n  Problem with given class_path \'A\':\\n    Parser key "size":\\n      Expected a number')
+    >>> one_line('Parser key "data":\n  Problem with given class_path \'A\':\n    Parser key "size":\n      Expected a number')
     '--data.size: Expected a number'
     """
     keys: list[str] = []
