@@ -53,7 +53,6 @@ CONFIG_NAME = "config.yaml"
 HARMLESS_WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning on torch 2.15, in every fit
     r"The number of training batches .* is smaller than the logging interval",  # all is logged at the epoch's end
-    r"Experiment logs directory .* exists and is not empty",  # the run's own folder holds its config already
 )
 DESCRIPTION = "Train classifiers on labels that cannot be trusted: a cross-entropy warm-up, then L_DMI, in one fit."
 

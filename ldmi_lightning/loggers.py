@@ -1,12 +1,16 @@
 """Loggers that write into the run's own folder: W&B by default, online with a key and else offline."""
 
+import csv
 import netrc
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 from jsonargparse import Namespace
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
 PROJECT = "ldmi_lightning"
 RUN_FOLDER = "auto"
@@ -14,6 +18,44 @@ RUN_FOLDER = "auto"
 
 NEED_FOLDER = ("CSVLogger", "TensorBoardLogger")
 """Lightning's loggers that cannot be named without a ``save_dir``."""
+
+
+class RunCSVLogger(CSVLogger):
+    """Lightning's CSVLogger that keeps ``metrics.csv`` when a run goes on in its folder.
+
+    Rows of epochs that are run again are cut, and written anew.
+    """
+
+    def __init__(self, save_dir: str, **kwargs: Any) -> None:
+        super().__init__(save_dir, **{"name": "", "version": "", **kwargs})
+        self._experiment = _KeepingWriter(log_dir=self.log_dir)
+
+
+class _KeepingWriter(ExperimentWriter):
+    """Writer that appends to the rows it finds, from the first epoch that is logged."""
+
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        self._file = Path(self.metrics_file_path)
+        self._appending = self._file.is_file()
+
+    def _check_log_dir_exists(self) -> None:
+        """Delete nothing."""
+
+    def log_metrics(self, metrics_dict: dict[str, Any], step: int | None = None) -> None:
+        """Record metrics; the first time, cut what an interrupted run left of this epoch and later ones."""
+        if self._appending and "epoch" in metrics_dict:
+            self._appending = False
+            with self._file.open(newline="") as file:
+                kept = [row for row in csv.DictReader(file) if int(row["epoch"]) < int(metrics_dict["epoch"])]
+            self.metrics_keys = sorted({key for row in kept for key in row})
+            unfinished = self._file.with_suffix(".tmp")
+            with unfinished.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self.metrics_keys)
+                writer.writeheader()
+                writer.writerows(kept)
+            unfinished.replace(self._file)
+        super().log_metrics(metrics_dict, step)
 
 
 def has_wandb_key() -> bool:
@@ -60,14 +102,30 @@ def logger_config(given: Any, folder: Path) -> Any:
     name = given.class_path.rsplit(".", 1)[-1]
     if arguments.get("save_dir") in (None, ".", RUN_FOLDER):
         arguments["save_dir"] = str(folder)
-        if name in NEED_FOLDER:
+        if name == "CSVLogger":
+            return Namespace(class_path=_path_of(RunCSVLogger), init_args=Namespace(save_dir=str(folder)))
+        if name == "TensorBoardLogger":
             arguments["name"], arguments["version"] = "", ""
     if name == "WandbLogger":
+        arguments["id"] = arguments.get("id") or wandb_id(folder)
         arguments["project"] = arguments.get("project") or PROJECT
         arguments["name"] = arguments.get("name") or folder.name
         if not has_wandb_key() and "WANDB_MODE" not in os.environ:
             arguments["offline"] = True
     return Namespace(class_path=given.class_path, init_args=arguments)
+
+
+def wandb_id(folder: Path) -> str:
+    """Return the W&B id of the run in the folder, under which it goes on when it is resumed."""
+    kept = folder / "wandb" / "run-id"
+    if not kept.is_file():
+        kept.parent.mkdir(exist_ok=True)
+        kept.write_text(uuid.uuid4().hex[:12])
+    return kept.read_text()
+
+
+def _path_of(logger: type) -> str:
+    return f"{logger.__module__}.{logger.__qualname__}"
 
 
 def offline_runs(folder: Path) -> list[Path]:

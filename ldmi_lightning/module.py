@@ -12,11 +12,12 @@ from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
+from ldmi_lightning import checkpoints
 from ldmi_lightning.batch import as_batch
-from ldmi_lightning.checkpoints import is_plain
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.joint import dmi_normalised, log_dmi
 from ldmi_lightning.losses import Loss
@@ -26,14 +27,13 @@ from ldmi_lightning.seeding import base_seed, derived_seed
 from ldmi_lightning.stages import Progress, Stage
 from ldmi_lightning.trainer_rules import (
     callbacks_of,
+    check_strategy,
     claim_length,
     drop_default_checkpoint,
     go_on_with_next_stage,
     is_fast_dev_run,
     out_of_time,
 )
-
-CHECKPOINT_KEY = "ldmi_lightning"
 
 
 class LDMIModule(pl.LightningModule):
@@ -209,6 +209,7 @@ class LDMIModule(pl.LightningModule):
         # A Trainer that has fitted before stands at its end; a checkpoint is restored after this.
         self.trainer.fit_loop.epoch_progress.reset()
         self.trainer.should_stop = False
+        check_strategy(self.trainer, [stage.loss for stage in self.stages.values()])
         data = labelled_data(self.trainer)
         if data is None:
             return
@@ -221,6 +222,16 @@ class LDMIModule(pl.LightningModule):
             each.loss.check_setting(self.num_classes, data.batch_size)
             if missing and each.selected_by in self._dmi_names():
                 raise UserError(_missing_class(missing, name, each.selected_by))
+
+    def configure_model(self) -> None:
+        """Synchronise BatchNorm over GPUs, so that its batch is the global one there too."""
+        single = self._trainer is None or self.trainer.world_size == 1
+        if single or not any(isinstance(each, _BatchNorm) for each in self.backbone.modules()):
+            return
+        if self.trainer.strategy.root_device.type == "cuda":
+            self.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(self.backbone)
+        elif self.trainer.state.fn == TrainerFn.FITTING:
+            self.print("BatchNorm uses each process's part of the batch: PyTorch can synchronise it on GPUs only.")
 
     def on_fit_start(self) -> None:
         """Tell the Trainer how long the stages last, counting what a checkpoint says has already been run."""
@@ -290,9 +301,12 @@ class LDMIModule(pl.LightningModule):
                 f"train/loss is {loss} in epoch {self.trainer.current_epoch + 1} ({self.progress.stage}): the outputs are "
                 f"no longer finite. Lower --model.{self.progress.stage}.optimizer.lr, or look for NaN in the inputs."
             )
-        self.log_dict(
-            {"train/loss": loss, "lr": self.progress.lr or 0.0, "stage": float(self.stage_index)}, sync_dist=True
-        )
+        values = {"train/loss": loss, "lr": self.progress.lr or 0.0, "stage": float(self.stage_index)}
+        self.log_dict(values, sync_dist=True, logger=False)
+        # Lightning would write them after the checkpoint, and a kill in between would lose them.
+        for logger in self.loggers:
+            logger.log_metrics({**values, "epoch": self.trainer.current_epoch}, self.trainer.global_step - 1)
+            logger.save()
         for config in self.trainer.lr_scheduler_configs:
             if isinstance(config.scheduler, ReduceLROnPlateau) and self.progress.last_score is not None:
                 # Lightning would step it after the checkpoint, which then misses the step.
@@ -323,25 +337,39 @@ class LDMIModule(pl.LightningModule):
         self._restore_best_weights()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Put the stage's progress into the checkpoint."""
-        checkpoint[CHECKPOINT_KEY] = self.progress.state_dict()
+        """Put the stages' progress, and what the run is, into the checkpoint."""
+        checkpoint[checkpoints.KEY] = {"progress": self.progress.state_dict(), "identity": self._identity()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up a fit where the checkpoint left it; a test leaves the stages alone."""
         if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
             return
-        saved = checkpoint.get(CHECKPOINT_KEY)
-        if saved is None or saved["stage"] not in self.stages:
+        saved = checkpoint.get(checkpoints.KEY)
+        if saved is None:
+            raise UserError("This checkpoint cannot be resumed: it is none of LDMIModule's. Give the last.ckpt of a run.")
+        if changed := checkpoints.difference(saved["identity"], self._identity()):
             raise UserError(
-                "This checkpoint cannot be resumed: "
-                + (
-                    "it is none of LDMIModule's."
-                    if saved is None
-                    else f"it is in a stage {saved['stage']!r} unknown here."
-                )
-                + " Give the last.ckpt of a run with these stages."
+                f"This run is not the one that the checkpoint comes from: {changed}. Only epochs of a stage not yet "
+                "finished, patience, loggers and devices may change. Repeat the setting, or begin a new run without "
+                "--ckpt_path."
             )
-        self.progress = Progress(**saved)
+        self.progress = Progress(**saved["progress"])
+
+    def _identity(self) -> dict[str, Any]:
+        """Return what must stay the same when a run goes on, as plain values under the names of the options."""
+        identity: dict[str, Any] = {
+            "model.num_classes": self.num_classes,
+            "model.backbone": type(self.backbone).__name__,
+        }
+        for name, stage in self.stages.items():
+            identity |= {f"model.{name}.loss": repr(stage.loss), f"model.{name}.monitor": stage.selected_by}
+        plain = {key: value for key, value in self.hparams.items() if key != "_instantiator"}
+        identity |= checkpoints.flatten(plain, "model", skip=("epochs", "patience", "_class_path"))
+        if data := labelled_data(self.trainer):
+            identity["data.batch_size"] = data.batch_size
+            identity["data.noise"] = data.noise_report()["sha256"]
+        identity["seed_everything"] = base_seed()
+        return identity
 
     # -- validation, test, prediction ---------------------------------------------------------------------------------
 
@@ -431,7 +459,7 @@ class LDMIModule(pl.LightningModule):
         """Keep the CLI's configuration or, from Python, the plain arguments: loading an object would run code."""
         from_cli = _given_hyperparameters.get() is not None
         self.save_hyperparameters(ignore=[] if from_cli else ["backbone", "warmup", "robust"])
-        for name in [name for name, value in self.hparams.items() if not is_plain(value)]:
+        for name in [name for name, value in self.hparams.items() if not checkpoints.is_plain(value)]:
             del self.hparams[name]
 
     @classmethod

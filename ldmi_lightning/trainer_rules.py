@@ -1,5 +1,6 @@
 """What the stages ask of a Lightning Trainer: its length, its callbacks, and why it was told to stop."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -8,6 +9,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
 
 from ldmi_lightning.errors import UserError
+from ldmi_lightning.losses import Loss
 
 _CLAIMED = "_ldmi_max_epochs"
 
@@ -40,6 +42,26 @@ def claim_length(trainer: pl.Trainer, epochs: int) -> None:
             )
     trainer.fit_loop.max_epochs = epochs
     setattr(trainer, _CLAIMED, epochs)
+
+
+def check_strategy(trainer: pl.Trainer, losses: Sequence[Loss]) -> None:
+    """Refuse what would silently train something else than the stages say."""
+    sharded = type(trainer.strategy).__name__
+    if any(name in sharded for name in ("FSDP", "DeepSpeed", "ModelParallel")):
+        raise UserError(
+            f"{sharded} spreads the weights over devices, but the stages hand over whole weights. Use --trainer.strategy "
+            "ddp, which fits models that one device can hold."
+        )
+    if trainer.accumulate_grad_batches > 1 and any(loss.needs_whole_batch for loss in losses):
+        raise UserError(
+            f"accumulate_grad_batches={trainer.accumulate_grad_batches} averages determinants of parts of a batch, which "
+            "is not the determinant of the batch. Use --model.robust.loss.memory 0.99, or a larger --data.batch_size."
+        )
+    if (share := vars(trainer)["overfit_batches"]) > 0:
+        raise UserError(
+            f"overfit_batches={share} has no effect on batches that are drawn anew in each epoch. Use "
+            "--trainer.limit_train_batches."
+        )
 
 
 def drop_default_checkpoint(trainer: pl.Trainer) -> None:

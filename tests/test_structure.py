@@ -19,7 +19,7 @@ ROOMS = {
 MAY_IMPORT = {
     "batch": {"errors"},
     "callbacks": {"module", "run_folder"},
-    "checkpoints": set(),
+    "checkpoints": {"errors"},
     "datamodules": {"batch", "errors", "noise", "seeding"},
     "errors": set(),
     "joint": {"ranks"},
@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "run_folder": {"errors", "seeding"},
     "seeding": set(),
     "stages": {"errors", "losses"},
-    "trainer_rules": {"errors"},
+    "trainer_rules": {"errors", "losses"},
     "transition": {"errors"},
 }
 

@@ -67,6 +67,11 @@ class Loss(nn.Module):
         """Whether :meth:`prepare` must be called before the loss can be used."""
         return False
 
+    @property
+    def needs_whole_batch(self) -> bool:
+        """Whether the loss of a batch is no mean of its parts' losses, so that gradients cannot be accumulated."""
+        return False
+
     def prepare(self, train: Predictions, held_out: Predictions) -> None:
         """Start the loss's state from what the selected model of the stage before predicts."""
 

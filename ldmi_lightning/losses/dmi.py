@@ -59,6 +59,15 @@ class DMILoss(Loss):
         """The memory starts from one pass over the training set."""
         return self.memory > 0
 
+    @property
+    def needs_whole_batch(self) -> bool:
+        """A determinant of a mean is no mean of determinants; a memory makes the parts meet in U."""
+        return self.memory == 0
+
+    def extra_repr(self) -> str:
+        """Show the setting."""
+        return f"memory={self.memory}"
+
     def prepare(self, train: Predictions, held_out: Predictions) -> None:
         """Start the memory: U of the whole training set under the model selected in the stage before."""
         # `train` is already equal on all ranks: no sum over ranks here.
