@@ -13,19 +13,21 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+import yaml
 from jsonargparse import Namespace
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import WandbLogger
 
 import ldmi_lightning.datamodules
 import ldmi_lightning.models  # noqa: F401  (short class names need the modules imported)
-from ldmi_lightning import results
+from ldmi_lightning import pictures, results
 from ldmi_lightning.batch import LabelledData
-from ldmi_lightning.callbacks import StageCheckpoint, StageProgressBar
+from ldmi_lightning.callbacks import JointMatrixLogger, StageCheckpoint, StageProgressBar, WandbRecord
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.loggers import logger_config, name_folder, offline_runs
+from ldmi_lightning.loggers import close_wandb, logger_config, name_folder, offline_runs, open_wandb
 from ldmi_lightning.module import LDMIModule
 from ldmi_lightning.parsing import Parser, add_own_config, configs_first, one_line
 from ldmi_lightning.ranks import gather_over_ranks
@@ -64,6 +66,7 @@ class LDMICLI(LightningCLI):
         self.started = time.monotonic()
         self.folder: Path | None = None
         self.made_folder = False
+        self.plain_config: dict[str, Any] = {}
         super().__init__(
             LDMIModule,
             pl.LightningDataModule,
@@ -124,6 +127,7 @@ class LDMICLI(LightningCLI):
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
             self._choose_folder()
             if is_rank_zero():
+                self.plain_config = yaml.safe_load(self._saved_config())
                 config.trainer.logger = logger_config(config.trainer.logger, self.folder or Path())
         elif self.subcommand != "fit":
             config.trainer.logger = False  # these commands print, and make no run folder
@@ -144,9 +148,13 @@ class LDMICLI(LightningCLI):
             noise.class_path.rsplit(".", 1)[-1].removesuffix("Noise") if isinstance(noise, Namespace) else "No",
         )
         self.made_folder = True
-        saved = config.clone()
+        (self.folder / CONFIG_NAME).write_text(self._saved_config())
+
+    def _saved_config(self) -> str:
+        """Return the configuration that repeats the run."""
+        saved = self.config["fit"].clone()
         saved.ckpt_path = None
-        (self.folder / CONFIG_NAME).write_text(self._parser("fit").dump(saved, skip_none=False))
+        return str(self._parser("fit").dump(saved, skip_none=False))
 
     def instantiate_classes(self) -> None:
         """Make the objects; a mistake that one of them found comes out of jsonargparse's wrapping as it was said."""
@@ -163,6 +171,10 @@ class LDMICLI(LightningCLI):
         checkpoints = config.get("enable_checkpointing") is not False
         if self.subcommand == "fit" and not config.get("fast_dev_run") and checkpoints:
             callbacks.append(StageCheckpoint(self.folder))
+        if self.subcommand == "fit" and config.get("logger") is not False:
+            given_matrix = any(isinstance(each, JointMatrixLogger) for each in callbacks)
+            callbacks += [] if given_matrix else [JointMatrixLogger()]
+            callbacks.append(WandbRecord(self.plain_config))
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(StageProgressBar())
         if config.get("enable_model_summary") is None:
@@ -177,6 +189,9 @@ class LDMICLI(LightningCLI):
         """Say in plain words what is about to happen."""
         if self.folder is not None:
             say(f"Run folder: {self.folder}")
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                say(open_wandb(logger))
         say(describe(self.model, self.datamodule))
 
     def after_fit(self) -> None:
@@ -201,11 +216,13 @@ class LDMICLI(LightningCLI):
             if summary["best_joint"] is not None
         }
         if joints:
-            results.draw_joints(joints, list(getattr(self.datamodule, "class_names", [])), self.folder / "joint.png")
+            titled = {f"after {name}": joint for name, joint in joints.items()}
+            figure = pictures.draw_joints(titled, list(getattr(self.datamodule, "class_names", [])))
+            pictures.save(figure, self.folder / "joint.png")
         say(f"\n{results.table(stages)}\n")
         say("test acc, balanced acc: each stage's selected epoch, on clean test labels that selection never saw.")
         for run in offline_runs(self.folder):
-            say(f"W&B has no key here and kept the run offline; `wandb sync {run}` sends it.")
+            say(f"`wandb sync {run}` sends the offline run to W&B.")
         results.write_json(found, self.folder / "results.json")
         say(f"Run folder: {self.folder}")
 
@@ -283,6 +300,7 @@ def main(args: list[str] | None = None) -> int:
         print(f"ldmi: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     finally:
+        close_wandb()
         forget_unused_folder(cli)
     return 0
 

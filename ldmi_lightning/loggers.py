@@ -3,13 +3,14 @@
 import csv
 import netrc
 import os
+import sys
 import uuid
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
 from jsonargparse import Namespace
-from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.loggers import CSVLogger, WandbLogger
 from pytorch_lightning.loggers.csv_logs import ExperimentWriter
 
 PROJECT = "ldmi_lightning"
@@ -56,6 +57,33 @@ class _KeepingWriter(ExperimentWriter):
                 writer.writerows(kept)
             unfinished.replace(self._file)
         super().log_metrics(metrics_dict, step)
+
+
+def open_wandb(logger: WandbLogger) -> str:
+    """Begin the W&B run, offline where W&B cannot be reached or refuses the key: a run is never stopped by its logger.
+
+    Returns:
+        A line that says where the run can be seen, or why it is offline.
+    """
+    import wandb
+
+    os.environ.setdefault("WANDB_SILENT", "true")  # this line says it all
+    try:
+        run = logger.experiment
+    except (wandb.errors.Error, OSError) as error:
+        os.environ["WANDB_MODE"] = "offline"
+        logger._wandb_init["mode"] = "offline"
+        _ = logger.experiment
+        return f"W&B: {str(error).strip().splitlines()[0]} The run is kept offline, in its folder."
+    if getattr(run, "offline", True):
+        return "W&B: offline, in the run folder, since no key is configured (`wandb login`)."
+    return f"W&B: {run.url}"
+
+
+def close_wandb() -> None:
+    """End the process's W&B run, if there is one."""
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].finish()
 
 
 def has_wandb_key() -> bool:
@@ -112,7 +140,9 @@ def logger_config(given: Any, folder: Path) -> Any:
         arguments["name"] = arguments.get("name") or folder.name
         if not has_wandb_key() and "WANDB_MODE" not in os.environ:
             arguments["offline"] = True
-    return Namespace(class_path=given.class_path, init_args=arguments)
+    filled = given.clone()
+    filled.init_args = arguments
+    return filled
 
 
 def wandb_id(folder: Path) -> str:

@@ -346,7 +346,9 @@ class LDMIModule(pl.LightningModule):
             return
         saved = checkpoint.get(checkpoints.KEY)
         if saved is None:
-            raise UserError("This checkpoint cannot be resumed: it is none of LDMIModule's. Give the last.ckpt of a run.")
+            raise UserError(
+                "This checkpoint cannot be resumed: it is none of LDMIModule's. Give the last.ckpt of a run."
+            )
         if changed := checkpoints.difference(saved["identity"], self._identity()):
             raise UserError(
                 f"This run is not the one that the checkpoint comes from: {changed}. Only epochs of a stage not yet "
@@ -373,12 +375,13 @@ class LDMIModule(pl.LightningModule):
 
     # -- validation, test, prediction ---------------------------------------------------------------------------------
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Add a batch to the joint distribution matrix and the accuracy against noisy labels."""
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
+        """Add a batch to the joint distribution matrix and the accuracy; return ``probs`` and ``y`` for callbacks."""
         x, y, _, _ = as_batch(batch)
         probs = self._probabilities(x)
         self.joint.update(probs, y)
         self.acc.update(probs, y)
+        return {"probs": probs, "y": y}
 
     def on_validation_epoch_end(self) -> None:
         """Compute the metrics over the whole split and all ranks, log them, and select the best weights by them."""

@@ -1,4 +1,4 @@
-"""What is left of a run: the clean test of each stage's checkpoints, a table, `results.json` and a picture of U."""
+"""What is left of a run: the clean test of each stage's checkpoints, a table and `results.json`."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.model_helpers import is_overridden
-from torch import Tensor
 
 import ldmi_lightning
 from ldmi_lightning.batch import LabelledData
@@ -115,29 +114,3 @@ def _cell(value: Any) -> str:
     if value is None:
         return "–"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def draw_joints(joints: dict[str, Tensor], class_names: list[str], path: Path) -> None:
-    """Draw the stages' joint distribution matrices side by side, rows normalised: P(prediction | noisy label).
-
-    Args:
-        joints: U on the noisy validation set at each stage's best epoch, shape ``(C, C)``.
-        class_names: names of the classes; written at the axes up to 20 of them.
-        path: PNG file to write.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(5.2 * len(joints), 4.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, (name, joint) in zip(figure.subplots(1, len(joints), squeeze=False)[0], joints.items(), strict=True):
-        shares = (joint / joint.sum(1, keepdim=True)).nan_to_num().numpy()
-        image = axes.imshow(shares, vmin=0, vmax=1, cmap="viridis")
-        axes.set_title(f"after {name}: |det U| = {torch.linalg.det(joint):.3g}")
-        axes.set_xlabel("prediction")
-        axes.set_ylabel("noisy label")
-        if len(class_names) <= 20:
-            axes.set_xticks(range(len(class_names)), class_names, rotation=90)
-            axes.set_yticks(range(len(class_names)), class_names)
-    figure.colorbar(image, ax=figure.axes, label="P(prediction | noisy label)", shrink=0.8)
-    figure.savefig(path, dpi=110)

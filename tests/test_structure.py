@@ -18,7 +18,7 @@ ROOMS = {
 # What each room imports of the others; `cli` alone sees all.
 MAY_IMPORT = {
     "batch": {"errors"},
-    "callbacks": {"module", "run_folder"},
+    "callbacks": {"batch", "joint", "module", "pictures", "ranks", "run_folder"},
     "checkpoints": {"errors"},
     "datamodules": {"batch", "errors", "noise", "seeding"},
     "errors": set(),
@@ -33,6 +33,7 @@ MAY_IMPORT = {
     },
     "noise": {"errors", "seeding", "transition"},
     "parsing": {"errors"},
+    "pictures": {"joint"},
     "predictions": {"batch", "losses", "ranks"},
     "ranks": set(),
     "results": {"batch", "callbacks", "module"},

@@ -1,6 +1,8 @@
 """Callbacks that know stages."""
 
+from ldmi_lightning.callbacks.joint_matrix_logger import JointMatrixLogger
 from ldmi_lightning.callbacks.progress_bar import StageProgressBar
 from ldmi_lightning.callbacks.stage_checkpoint import StageCheckpoint
+from ldmi_lightning.callbacks.wandb_record import WandbRecord
 
-__all__ = ["StageCheckpoint", "StageProgressBar"]
+__all__ = ["JointMatrixLogger", "StageCheckpoint", "StageProgressBar", "WandbRecord"]

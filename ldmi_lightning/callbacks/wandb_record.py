@@ -1,0 +1,55 @@
+"""What a W&B run says of itself: its configuration, the noise, and each stage's best epoch."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import WandbLogger
+
+from ldmi_lightning.batch import LabelledData
+
+if TYPE_CHECKING:
+    from ldmi_lightning.module import LDMIModule
+
+
+class WandbRecord(Callback):
+    """Put the configuration and the noise into the run's config, and the stages' best epochs into its summary.
+
+    Curves stand over ``epoch``, which goes on where a resumed run left it. Does nothing without a WandbLogger.
+
+    Args:
+        config: the whole configuration, in plain types.
+    """
+
+    def __init__(self, config: Mapping[str, Any] | None = None) -> None:
+        self.config = dict(config or {})
+
+    def _runs(self, trainer: pl.Trainer) -> list[Any]:
+        if not trainer.is_global_zero:
+            return []
+        return [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Describe the run before it trains."""
+        data = getattr(trainer, "datamodule", None)
+        noise = data.noise_report() if isinstance(data, LabelledData) else None
+        for run in self._runs(trainer):
+            run.define_metric("epoch")
+            for name in ("train/*", "val/*", "joint/*", "test/*", "lr", "stage"):
+                run.define_metric(name, step_metric="epoch")
+            run.config.update({**self.config, "noise": noise}, allow_val_change=True)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the running stage's best epoch in the summary."""
+        module = cast("LDMIModule", pl_module)
+        if not (trainer.training or trainer.validating) or trainer.sanity_checking or not module.improved:
+            return
+        progress = module.progress
+        for run in self._runs(trainer):
+            run.summary.update(
+                {
+                    f"{progress.stage}/best_epoch": progress.best_epoch,
+                    f"{progress.stage}/best_score": progress.best_score,
+                }
+            )
