@@ -6,7 +6,7 @@ INSTALLED := build/installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test slow lint format format-check types doctest structure bench check clean
+.PHONY: help quickstart test slow kills errors gpu overhead lint format format-check types doctest structure bench check clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 quickstart: $(READY)  ## Train CE, then L_DMI, on digits with wrong labels, in under a minute
-	$(BIN)/ldmi fit --config configs/quickstart.yaml $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/ldmi fit --config configs/quickstart.yaml $(ARGS)
 
 test: $(READY)  ## Run the tests (ARGS="-k name" for some)
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
@@ -46,6 +46,21 @@ doctest: $(READY)  ## Run the examples in the docstrings, on the installed names
 
 structure: $(READY)  ## Check who imports whom, and what the wheel holds
 	$(BIN)/python -m pytest -q tests/test_structure.py
+
+kills: $(READY)  ## Kill a hundred runs at random moments, and resume them
+	$(BIN)/python -m pytest -m kills $(ARGS)
+
+errors: $(READY)  ## Write docs/errors.md anew from the mistakes that its test makes
+	@mkdir -p build && rm -f build/errors.tsv
+	-WRITE_ERRORS=$(CURDIR)/build/errors.tsv $(BIN)/python -m pytest -q tests/test_errors.py
+	$(BIN)/python tests/test_errors.py build/errors.tsv
+
+gpu: $(READY)  ## Run the CUDA tests and the GPU benchmark, where there is a GPU
+	$(BIN)/python -m pytest -q tests/test_cuda.py
+	$(BIN)/python benchmarks/gpu.py
+
+overhead: $(READY)  ## Compare fit with a hand-written loop (ARGS="--root FOLDER" for real data)
+	$(BIN)/python benchmarks/overhead.py $(ARGS)
 
 bench: $(READY)  ## Compare the resident data path with a per-sample pipeline (ARGS="--root FOLDER" for real data)
 	$(BIN)/python benchmarks/data_path.py $(ARGS)

@@ -58,7 +58,7 @@ class FashionMNISTDataModule(NoisyDataModule):
 
     def _examples(self, data: Any, split: str) -> Examples:
         images = decode_images(data, "image", "L")
-        labels = np.asarray(data["label"], dtype=np.int64)
+        labels = np.array([-1 if label is None else label for label in data["label"]], dtype=np.int64)
         check_labels(labels, len(NAMES), f"The {split} split of {type(self).__name__}")
         if self.classes == "bag":
             labels = (labels != BAG).astype(np.int64)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -69,5 +70,23 @@ def decode_images(data: Any, column: str, mode: Literal["L", "RGB"]) -> Tensor:
     import datasets
 
     files = data.cast_column(column, datasets.Image(decode=False))[column]
-    pixels = np.stack([np.asarray(Image.open(io.BytesIO(file["bytes"])).convert(mode)) for file in files])
+    images = [_decode(file, number, column, mode) for number, file in enumerate(files)]
+    odd = next((number for number, image in enumerate(images) if image.shape != images[0].shape), None)
+    if odd is not None:
+        raise UserError(
+            f"Image {odd} of column {column} has shape {images[odd].shape}, but the first has {images[0].shape}: this data "
+            "set needs images of one size. Look at --data.root."
+        )
+    pixels = np.stack(images)
     return torch.from_numpy(pixels.reshape(*pixels.shape[:3], -1)).permute(0, 3, 1, 2).contiguous()
+
+
+def _decode(file: Any, number: int, column: str, mode: str) -> NDArray[np.uint8]:
+    try:
+        source = io.BytesIO(file["bytes"]) if file["bytes"] is not None else file["path"]
+        return np.asarray(Image.open(source).convert(mode))
+    except (OSError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"Image {number} of column {column} cannot be decoded ({reason}). Mend it in --data.root."
+        ) from error

@@ -60,3 +60,12 @@ def as_batch(batch: Any) -> Batch:
         f"A batch must be (x, y) or ldmi_lightning.Batch(x, y, index, y_clean), but got a {found}. "
         "Let the datamodule yield one of the two."
     )
+
+
+def check_labels(y: Tensor, num_classes: int) -> None:
+    """Raise :class:`UserError` unless all labels name a class."""
+    if len(y) and not 0 <= int(y.min()) <= int(y.max()) < num_classes:
+        raise UserError(
+            f"A batch has labels from {int(y.min())} to {int(y.max())}, but with num_classes={num_classes} they must lie in "
+            f"0..{num_classes - 1}. Number the classes so, or raise num_classes."
+        )

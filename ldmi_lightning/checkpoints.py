@@ -1,7 +1,8 @@
 """Checkpoint files: reading one safely, and telling whether it belongs to the run that wants to go on from it."""
 
+import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from ldmi_lightning.errors import UserError
 
 KEY = "ldmi_lightning"
 """Where a checkpoint holds what is LDMIModule's own: ``progress`` and ``identity``."""
+
+TO_RESUME = ("epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers")
+"""What a checkpoint must hold beside the weights for a run to go on from it."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -25,7 +29,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     checkpoint, fault = _read(Path(path))
     if fault:
-        raise UserError(f"{path} cannot be used: {fault}.{_intact_neighbours(Path(path))}")
+        raise UserError(f"{path} cannot be used: {fault}. {_advice(Path(path))}")
     return checkpoint
 
 
@@ -35,28 +39,57 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
         return {}, "there is no such file"
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+            folders = [each.filename for each in archive.infolist() if each.external_attr]  # PyTorch would skip them
+            damaged = archive.testzip() or next(iter(folders), None)
         if damaged is not None:
             return {}, f"it is damaged (in {damaged})"
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except zipfile.BadZipFile:
-        return {}, "it is cut short, or no checkpoint at all"
-    except Exception as error:  # whatever a foreign file makes PyTorch say
-        return {}, f"PyTorch refuses to read it ({str(error).splitlines()[0].rstrip('.')})"
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(KEY), dict):
+        return {}, "it is cut short, damaged, or no checkpoint at all"
+    except pickle.UnpicklingError:
+        return {}, "it holds Python objects, which could run code, and is not loaded"
+    except OSError as error:
+        return {}, f"it cannot be read ({error.strerror})"
+    except Exception as error:  # whatever a foreign file makes zipfile and PyTorch say
+        return {}, f"it is damaged, or no checkpoint at all ({type(error).__name__})"
+    own = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
+    if not isinstance(own, dict) or not {"progress", "identity"} <= own.keys():
         return {}, "it is none of LDMIModule's checkpoints"
-    if not isinstance(weights := checkpoint.get("state_dict"), dict):
+    if not isinstance(checkpoint.get("state_dict"), dict):
         return {}, "it holds no weights"
-    for name, value in weights.items():
-        if isinstance(value, Tensor) and value.is_floating_point() and not value.isfinite().all():
-            return {}, f"its weights {name} are not finite"
+    for part in ("state_dict", "optimizer_states", KEY):
+        for name, value in _tensors(checkpoint.get(part), part):
+            if value.is_floating_point() and (value.isnan() | value.isposinf()).any():  # a mask may hold -inf
+                return {}, f"{name} is not finite"
     return checkpoint, ""
 
 
-def _intact_neighbours(path: Path) -> str:
+def _tensors(nest: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """Walk through a nest of dicts and lists."""
+    if isinstance(nest, Tensor):
+        yield prefix, nest
+    elif isinstance(nest, Mapping | list | tuple):
+        for key, value in nest.items() if isinstance(nest, Mapping) else enumerate(nest):
+            yield from _tensors(value, f"{prefix}.{key}")
+
+
+def _advice(path: Path) -> str:
     others = sorted(path.parent.glob("*.ckpt"), key=lambda each: each.stat().st_mtime, reverse=True)
-    intact = [each for each in others if each != path and not _read(each)[1]]
-    return f" Intact beside it, newest first: {', '.join(map(str, intact))}." if intact else ""
+    intact = next((each for each in others if each != path and not _read(each)[1]), None)
+    return f"Intact beside it: {intact}." if intact else "A run keeps last.ckpt, to resume from, in its run folder."
+
+
+def misfit(saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    """Name the first weights that a checkpoint and a module do not share in one shape; empty if there are none.
+
+    >>> misfit({"fc.weight": torch.zeros(10, 4)}, {"fc.weight": torch.zeros(3, 4)})
+    'fc.weight is (10, 4) in the checkpoint, but (3, 4) in the model'
+    """
+    for name in [*saved, *(name for name in own if name not in saved)]:
+        there, here = (tuple(nest[name].shape) if name in nest else "missing" for nest in (saved, own))
+        if there != here:
+            return f"{name} is {there} in the checkpoint, but {here} in the model"
+    return ""
 
 
 def difference(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -71,18 +104,17 @@ def difference(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return ""
 
 
-def flatten(config: Any, prefix: str, skip: tuple[str, ...]) -> dict[str, Any]:
-    """Turn a nested configuration into dotted keys, without those whose last part is in ``skip``.
+def flatten(config: Any, prefix: str) -> dict[str, Any]:
+    """Turn a nested configuration into dotted keys.
 
-    >>> flatten({"warmup": {"epochs": 2, "lr": 0.1}}, "model", skip=("epochs",))
-    {'model.warmup.lr': 0.1}
+    >>> flatten({"warmup": {"epochs": 2, "optimizer": {"lr": 0.1}}}, "model")
+    {'model.warmup.epochs': 2, 'model.warmup.optimizer.lr': 0.1}
     """
     if not isinstance(config, Mapping):
         return {prefix: config}
     flat: dict[str, Any] = {}
     for key, value in config.items():
-        if key not in skip:
-            flat |= flatten(value, f"{prefix}.{key}", skip)
+        flat |= flatten(value, f"{prefix}.{key}")
     return flat
 
 

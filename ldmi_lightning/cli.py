@@ -4,9 +4,11 @@ import csv
 import logging
 import os
 import shutil
+import signal
 import sys
 import time
 import warnings
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +22,20 @@ from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Callback, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 import ldmi_lightning.datamodules
 import ldmi_lightning.models  # noqa: F401  (short class names need the modules imported)
 from ldmi_lightning import pictures, results
 from ldmi_lightning.batch import LabelledData
 from ldmi_lightning.callbacks import JointMatrixLogger, StageCheckpoint, StageProgressBar, WandbRecord
+from ldmi_lightning.checkpoints import read_checkpoint
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.loggers import close_wandb, logger_config, name_folder, offline_runs, open_wandb
 from ldmi_lightning.module import LDMIModule
 from ldmi_lightning.parsing import Parser, add_own_config, configs_first, one_line
 from ldmi_lightning.ranks import gather_over_ranks
-from ldmi_lightning.run_folder import is_run_folder, make_run_folder
+from ldmi_lightning.run_folder import claim, is_run_folder, make_run_folder
 from ldmi_lightning.trainer_rules import callbacks_of, is_fast_dev_run
 
 DEFAULT_DATA = {"class_path": "ldmi_lightning.datamodules.DigitsDataModule"}
@@ -66,6 +70,10 @@ class LDMICLI(LightningCLI):
         self.started = time.monotonic()
         self.folder: Path | None = None
         self.made_folder = False
+        self.held = ExitStack()
+        """What is held until the command ends: the run's folder."""
+        self.complete = True
+        """Whether the command did all that it was asked for; a fit that ``max_time`` ended did not."""
         self.plain_config: dict[str, Any] = {}
         super().__init__(
             LDMIModule,
@@ -85,7 +93,7 @@ class LDMICLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link the number of classes to the model and its backbone, and set the embedded defaults."""
         for target in ("model.init_args.num_classes", "model.init_args.backbone.init_args.num_classes"):
-            parser.link_arguments("data.num_classes", target, apply_on="instantiate")
+            parser.link_arguments("data", target, compute_fn=number_of_classes, apply_on="instantiate")
         parser.set_defaults({"data": DEFAULT_DATA, "model": DEFAULT_MODEL})
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -98,7 +106,10 @@ class LDMICLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments that :func:`main` has put in order."""
-        self.config = parser.parse_args(args)
+        try:
+            self.config = parser.parse_args(args)
+        except UnicodeDecodeError as error:
+            raise UserError("What --config names is no text: give a YAML file, such as RUN/config.yaml.") from error
 
     def _parse_ckpt_path(self) -> None:
         """Command line and YAML win over what the checkpoint holds."""
@@ -122,13 +133,17 @@ class LDMICLI(LightningCLI):
                 f"ldmi {self.subcommand} needs --ckpt_path, such as runs/.../robust-best.ckpt; without one it would use "
                 "random weights."
             )
-        if ckpt_path is not None and not Path(ckpt_path).is_file():
-            raise UserError(f"--ckpt_path {ckpt_path} is no file. A run keeps its checkpoints in its run folder.")
+        if ckpt_path is not None:
+            read_checkpoint(ckpt_path)
+        if self.subcommand == "predict":
+            self._output().mkdir(parents=True, exist_ok=True)
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
             self._choose_folder()
             if is_rank_zero():
+                assert self.folder is not None
+                self.held.enter_context(claim(self.folder))
                 self.plain_config = yaml.safe_load(self._saved_config())
-                config.trainer.logger = logger_config(config.trainer.logger, self.folder or Path())
+                config.trainer.logger = logger_config(config.trainer.logger, self.folder)
         elif self.subcommand != "fit":
             config.trainer.logger = False  # these commands print, and make no run folder
 
@@ -201,7 +216,10 @@ class LDMICLI(LightningCLI):
         if checkpoint is None or not checkpoint.save or is_fast_dev_run(trainer):
             say("No checkpoints were kept, so no results are written.")
             return
-        if trainer.interrupted or not (module.progress.over and module.next_stage is None):
+        self.complete = module.progress.over and module.next_stage is None
+        if not self.complete:
+            if self.folder is not None and not is_run_folder(self.folder):
+                say("The run has stopped before the end of its first epoch: there is no checkpoint to go on from.")
             return
         stages = results.test_stages(trainer, module, self.datamodule, checkpoint)
         if not trainer.is_global_zero:
@@ -228,6 +246,9 @@ class LDMICLI(LightningCLI):
 
     # -- predict ------------------------------------------------------------------------------------------------------
 
+    def _output(self) -> Path:
+        return Path(self._get(self.config, "output") or Path(self._get(self.config, "ckpt_path")).parent)
+
     def predict(self, model: LDMIModule, datamodule: pl.LightningDataModule, ckpt_path: str, **kwargs: Any) -> None:
         """Write ``predictions.csv`` (index, class, name, confidence) and ``probabilities.npy`` (N, C)."""
         pairs = self.trainer.predict(model, datamodule=datamodule, ckpt_path=ckpt_path, **kwargs)
@@ -239,8 +260,7 @@ class LDMICLI(LightningCLI):
         order = index.argsort()
         confidence, label = probs[order].max(dim=1)
         names = getattr(datamodule, "class_names", [str(each) for each in range(probs.shape[1])])
-        output = Path(self._get(self.config, "output") or Path(ckpt_path).parent)
-        output.mkdir(parents=True, exist_ok=True)
+        output = self._output()
         np.save(output / "probabilities.npy", probs[order].numpy())
         with (output / "predictions.csv").open("w", newline="") as file:
             writer = csv.writer(file)
@@ -248,6 +268,17 @@ class LDMICLI(LightningCLI):
             for row in zip(index[order].tolist(), label.tolist(), confidence.tolist(), strict=True):
                 writer.writerow([row[0], row[1], names[row[1]], f"{row[2]:.6f}"])
         say(f"{len(probs)} predictions: {output / 'predictions.csv'}, {output / 'probabilities.npy'}")
+
+
+def number_of_classes(data: pl.LightningDataModule) -> int:
+    """Return what the model and its backbone are told by the datamodule."""
+    found = getattr(data, "num_classes", None)
+    if not isinstance(found, int):
+        raise UserError(
+            f"The model takes its number of classes from the data, but {type(data).__name__} has no attribute num_classes. "
+            "Give it one."
+        )
+    return found
 
 
 def describe(module: LDMIModule, data: pl.LightningDataModule) -> str:
@@ -264,7 +295,7 @@ def describe(module: LDMIModule, data: pl.LightningDataModule) -> str:
     for name, stage in module.stages.items():
         lines.append(
             f"{name}: {type(stage.loss).__name__} for up to {stage.epochs} epochs; keeps the epoch with the "
-            f"{'highest' if (stage.mode or stage.loss.mode) == 'max' else 'lowest'} {stage.selected_by}, seen on noisy labels."
+            f"{'highest' if stage.selecting_mode == 'max' else 'lowest'} {stage.selected_by}, seen on noisy labels."
         )
     return "\n".join(lines)
 
@@ -282,7 +313,7 @@ def say(text: str) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    args = configs_first(add_own_config(list(sys.argv[1:] if args is None else args), CONFIG_NAME))
+    args = name_folder(configs_first(add_own_config(list(sys.argv[1:] if args is None else args), CONFIG_NAME)))
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         # So that `--model.backbone my_module.MyNet` finds a file in the working directory, as `python` itself would.
         sys.path.append(str(Path.cwd()))
@@ -293,20 +324,37 @@ def main(args: list[str] | None = None) -> int:
         warnings.filterwarnings("ignore", message=noise)
     cli = LDMICLI.__new__(LDMICLI)
     try:
-        cli.__init__(name_folder(args))  # type: ignore[misc]
-    except (UserError, MisconfigurationException) as error:
+        cli.__init__(args)  # type: ignore[misc]
+    except (UserError, MisconfigurationException, OSError) as error:
         if os.environ.get("LDMI_TRACEBACK"):
-            raise UserError(one_line(str(error))) from error
-        print(f"ldmi: error: {' '.join(str(error).split())}", file=sys.stderr)
+            raise
+        forget_unused_folder(cli)
+        print(f"ldmi: error: {_one_line_of(error)}", file=sys.stderr)
         return 2
+    except SIGTERMException:
+        print("ldmi: stopped by SIGTERM.", file=sys.stderr)
+        return 128 + signal.SIGTERM
+    except KeyboardInterrupt:  # outside of Lightning's loops, which answer it with exit code 1
+        print("ldmi: stopped by Ctrl-C.", file=sys.stderr)
+        return 128 + signal.SIGINT
     finally:
         close_wandb()
-        forget_unused_folder(cli)
-    return 0
+        cli.held.close()
+    return 0 if cli.complete else 1
+
+
+def _one_line_of(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        place = f" ({error.filename})" if error.filename else ""
+        return (
+            f"{error.strerror}{place}. Make room, or choose another folder with --trainer.default_root_dir; a run that was "
+            "stopped goes on with --ckpt_path RUN/last.ckpt."
+        )
+    return " ".join(str(error).split())
 
 
 def forget_unused_folder(cli: LDMICLI) -> None:
-    """Remove a folder that this run has made and saved no checkpoint in."""
+    """Remove a folder that a refused run has made and saved no checkpoint in."""
     if getattr(cli, "made_folder", False) and cli.folder is not None and not any(cli.folder.glob("*.ckpt")):
         shutil.rmtree(cli.folder, ignore_errors=True)
 

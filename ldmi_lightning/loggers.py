@@ -47,16 +47,26 @@ class _KeepingWriter(ExperimentWriter):
         """Record metrics; the first time, cut what an interrupted run left of this epoch and later ones."""
         if self._appending and "epoch" in metrics_dict:
             self._appending = False
-            with self._file.open(newline="") as file:
-                kept = [row for row in csv.DictReader(file) if int(row["epoch"]) < int(metrics_dict["epoch"])]
+            kept = [row for row in self._rows() if int(row.get("epoch") or 0) < int(metrics_dict["epoch"])]
             self.metrics_keys = sorted({key for row in kept for key in row})
-            unfinished = self._file.with_suffix(".tmp")
-            with unfinished.open("w", newline="") as file:
-                writer = csv.DictWriter(file, self.metrics_keys)
-                writer.writeheader()
-                writer.writerows(kept)
-            unfinished.replace(self._file)
+            self._write(kept)
         super().log_metrics(metrics_dict, step)
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        self._write(self._rows())
+
+    def _rows(self) -> list[dict[str, str]]:
+        with self._file.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _write(self, rows: list[dict[str, str]]) -> None:
+        """Write so that a run killed meanwhile loses no rows."""
+        unfinished = self._file.with_suffix(".tmp")
+        with unfinished.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self.metrics_keys)
+            writer.writeheader()
+            writer.writerows(rows)
+        unfinished.replace(self._file)
 
 
 def open_wandb(logger: WandbLogger) -> str:

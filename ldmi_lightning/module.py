@@ -7,7 +7,6 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.cli import OptimizerCallable
 from pytorch_lightning.core.mixins.hparams_mixin import _given_hyperparameters
 from pytorch_lightning.trainer.states import TrainerFn
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
@@ -17,7 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from ldmi_lightning import checkpoints
-from ldmi_lightning.batch import as_batch
+from ldmi_lightning.batch import Batch, as_batch, check_labels
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.joint import dmi_normalised, log_dmi
 from ldmi_lightning.losses import Loss
@@ -33,6 +32,7 @@ from ldmi_lightning.trainer_rules import (
     go_on_with_next_stage,
     is_fast_dev_run,
     out_of_time,
+    settings_of,
 )
 
 
@@ -62,19 +62,25 @@ class LDMIModule(pl.LightningModule):
     ) -> None:
         super().__init__()
         self._save_plain_hyperparameters()
-        if num_classes < 2:
-            raise UserError(f"num_classes must be at least 2, but got {num_classes}.")
+        if not isinstance(num_classes, int) or num_classes < 2:
+            raise UserError(
+                f"num_classes must be a whole number of at least 2, but got {num_classes}. On the command line it is taken "
+                "from the datamodule, which needs an attribute num_classes."
+            )
         self.num_classes = num_classes
         self.stages: dict[str, Stage] = {"warmup": warmup} | ({"robust": robust} if robust is not None else {})
         self.losses = nn.ModuleDict({name: stage.loss for name, stage in self.stages.items()})
+        # A loss keeps its state equal on all ranks by itself: DDP need not copy it in every step.
+        self._ddp_params_and_buffers_to_ignore = [f"losses.{name}" for name, _ in self.losses.named_buffers()]
         self.backbone = self.build_backbone() if backbone is None else backbone
         self.progress = Progress(next(iter(self.stages)))
         self.joint = JointMatrix(num_classes)
         self.acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
-        self.register_buffer("_loss_sum", torch.zeros((), dtype=torch.float32), persistent=False)
-        self._loss_sum: Tensor
+        # No buffer: DDP would copy rank 0's sum over the others'.
+        self._loss_sum = torch.zeros(())
         self._steps = 0
+        self._labels_unchecked = False
         self.improved = False
         """Whether the last validation found the running stage's best weights so far."""
 
@@ -86,6 +92,8 @@ class LDMIModule(pl.LightningModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map inputs to logits, shape ``(N, C)``."""
+        if not len(x) and not self.training:  # a rank's share of a batch smaller than the number of ranks
+            return torch.zeros(0, self.num_classes, device=self.device)
         logits: Tensor = self.backbone(x)
         if logits.ndim != 2 or logits.shape[1] != self.num_classes:
             raise UserError(
@@ -201,6 +209,7 @@ class LDMIModule(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check, before anything is trained, that the stages can work with the data."""
+        self._labels_unchecked = labelled_data(self.trainer) is None
         if stage != "fit":
             return
         self.progress = Progress(next(iter(self.stages)))
@@ -209,6 +218,9 @@ class LDMIModule(pl.LightningModule):
         # A Trainer that has fitted before stands at its end; a checkpoint is restored after this.
         self.trainer.fit_loop.epoch_progress.reset()
         self.trainer.should_stop = False
+        for name in self.stages:
+            if self.stages[name].optimizer is not None:
+                self._optimizer_of(name)  # a mistake in a later stage is better found now
         check_strategy(self.trainer, [stage.loss for stage in self.stages.values()])
         data = labelled_data(self.trainer)
         if data is None:
@@ -246,23 +258,38 @@ class LDMIModule(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Make the running stage's optimizer and scheduler."""
-        parameters = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
-        optimizer = self._make_optimizer(parameters)
+        optimizer = self._make_optimizer()
         if self.stage.scheduler is None:
             return optimizer
         scheduler = self.stage.scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode != self.stage.selecting_mode:
+            raise UserError(
+                f"--model.{self.progress.stage}.scheduler lowers the rate by mode {scheduler.mode!r}, but "
+                f"{self.stage.selected_by} is selected by mode {self.stage.selecting_mode!r}. Set "
+                f"--model.{self.progress.stage}.scheduler.mode {self.stage.selecting_mode}."
+            )
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "monitor": self.stage.selected_by, "reduce_on_plateau": False},
         }
 
-    def _make_optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    def _optimizer_of(self, name: str) -> torch.optim.Optimizer:
+        """Make the optimizer that was given to a stage."""
+        make = self.stages[name].optimizer
+        assert make is not None
+        try:
+            return make([parameter for parameter in self.backbone.parameters() if parameter.requires_grad])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"--model.{name}.optimizer cannot be made: {str(error).rstrip('.')}.") from error
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        """Make the running stage's optimizer: its own, or that of the stage before at its last learning rate."""
         if self.stage.optimizer is not None:
-            return self.stage.optimizer(parameters)
+            return self._optimizer_of(self.progress.stage)
         givers = [name for name in self.progress.finished if self.stages[name].optimizer is not None]
         if not givers:
-            return torch.optim.Adam(parameters, lr=1e-3)
-        optimizer = cast(OptimizerCallable, self.stages[givers[-1]].optimizer)(parameters)
+            return torch.optim.Adam(self.backbone.parameters(), lr=1e-3)
+        optimizer = self._optimizer_of(givers[-1])
         for group in optimizer.param_groups:
             group["lr"] = self.progress.finished[givers[-1]]["lr"]
         return optimizer
@@ -279,18 +306,25 @@ class LDMIModule(pl.LightningModule):
         elif self.trainer.current_epoch == 0:
             self._prepare_loss()
         self.progress.lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])
-        self._loss_sum.zero_()
+        self._loss_sum = torch.zeros((), device=self.device)
         self._steps = 0
         # Dropout in an epoch depends on the epoch, not on how the run came to it: a resumed run repeats it.
         torch.manual_seed(derived_seed(base_seed(), self.trainer.current_epoch, self.trainer.global_rank))
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the running stage's loss."""
-        x, y, index, _ = as_batch(batch)
+        x, y, index, _ = self._checked(batch, batch_idx)
         loss: Tensor = self._loss()(self(x), y, index)
         self._loss_sum += loss.detach()
         self._steps += 1
         return loss
+
+    def _checked(self, batch: Any, batch_idx: int) -> Batch:
+        """Take a batch; where the data cannot speak of its labels, look at them (on a GPU, which waits, at the first)."""
+        checked = as_batch(batch)
+        if self._labels_unchecked and (batch_idx == 0 or checked.y.device.type == "cpu"):
+            check_labels(checked.y, self.num_classes)
+        return checked
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch, and stop a run that learns nothing."""
@@ -338,26 +372,53 @@ class LDMIModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the stages' progress, and what the run is, into the checkpoint."""
-        checkpoint[checkpoints.KEY] = {"progress": self.progress.state_dict(), "identity": self._identity()}
+        checkpoint[checkpoints.KEY] = {
+            "progress": self.progress.state_dict(),
+            "identity": self._identity(self.progress),
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up a fit where the checkpoint left it; a test leaves the stages alone."""
-        if self._trainer is None or self.trainer.state.fn != TrainerFn.FITTING:
+        if self._trainer is None:
+            return
+        # Lightning converts the module after the weights are in it: those of `64-true` would be rounded to 32 bits.
+        self.trainer.precision_plugin.convert_module(self)
+        if self.trainer.state.fn != TrainerFn.FITTING:
+            self._refuse_misfit(checkpoint["state_dict"], self.state_dict())
             return
         saved = checkpoint.get(checkpoints.KEY)
-        if saved is None:
+        missing = [key for key in checkpoints.TO_RESUME if key not in checkpoint]
+        if saved is None or missing:
+            fault = f"it lacks {', '.join(missing)}" if saved else "it is none of LDMIModule's"
+            raise UserError(f"This checkpoint cannot be resumed: {fault}. Give the last.ckpt of a run.")
+        try:
+            progress = Progress(**saved["progress"])
+        except TypeError as error:
             raise UserError(
-                "This checkpoint cannot be resumed: it is none of LDMIModule's. Give the last.ckpt of a run."
-            )
-        if changed := checkpoints.difference(saved["identity"], self._identity()):
+                f"This checkpoint cannot be resumed: another version of ldmi_lightning wrote it ({error}). Begin a new run "
+                "without --ckpt_path."
+            ) from error
+        if changed := checkpoints.difference(saved["identity"], self._identity(progress)):
             raise UserError(
                 f"This run is not the one that the checkpoint comes from: {changed}. Only epochs of a stage not yet "
                 "finished, patience, loggers and devices may change. Repeat the setting, or begin a new run without "
                 "--ckpt_path."
             )
-        self.progress = Progress(**saved["progress"])
+        self._refuse_misfit(checkpoint["state_dict"], self.state_dict())
+        if progress.best_weights is not None:
+            self._refuse_misfit(progress.best_weights, self.backbone.state_dict())
+        self.progress = progress
 
-    def _identity(self) -> dict[str, Any]:
+    def _refuse_misfit(self, saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+        # A loss's buffers take their size from the checkpoint.
+        own = {name: saved.get(name, value) if name.startswith("losses.") else value for name, value in own.items()}
+        if self.strict_loading and (fault := checkpoints.misfit(saved, own)):
+            raise UserError(
+                f"The checkpoint's weights are not this model's: {fault}. Give the configuration of the run that the "
+                "checkpoint comes from: --config RUN/config.yaml."
+            )
+
+    def _identity(self, progress: Progress) -> dict[str, Any]:
         """Return what must stay the same when a run goes on, as plain values under the names of the options."""
         identity: dict[str, Any] = {
             "model.num_classes": self.num_classes,
@@ -365,22 +426,27 @@ class LDMIModule(pl.LightningModule):
         }
         for name, stage in self.stages.items():
             identity |= {f"model.{name}.loss": repr(stage.loss), f"model.{name}.monitor": stage.selected_by}
-        plain = {key: value for key, value in self.hparams.items() if key != "_instantiator"}
-        identity |= checkpoints.flatten(plain, "model", skip=("epochs", "patience", "_class_path"))
+        ended = [*progress.finished, *([progress.stage] if progress.over else [])]
+        identity |= {f"model.{name}.epochs": self.stages[name].epochs for name in ended if name in self.stages}
+        plain = {key: value for key, value in self.hparams.items() if key not in ("_instantiator", "_class_path")}
+        free = {f"model.{name}.{key}" for name in self.stages for key in ("epochs", "patience")}
+        identity |= {key: value for key, value in checkpoints.flatten(plain, "model").items() if key not in free}
         if data := labelled_data(self.trainer):
             identity["data.batch_size"] = data.batch_size
-            identity["data.noise"] = data.noise_report()["sha256"]
+            noise = data.noise_report()
+            identity |= {f"data.noise ({key})": noise[key] for key in ("injector", "seed", "requested_rate", "sha256")}
         identity["seed_everything"] = base_seed()
-        return identity
+        return identity | settings_of(self.trainer)
 
     # -- validation, test, prediction ---------------------------------------------------------------------------------
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Add a batch to the joint distribution matrix and the accuracy; return ``probs`` and ``y`` for callbacks."""
-        x, y, _, _ = as_batch(batch)
+        x, y, _, _ = self._checked(batch, batch_idx)
         probs = self._probabilities(x)
         self.joint.update(probs, y)
-        self.acc.update(probs, y)
+        if len(y):
+            self.acc.update(probs, y)
         return {"probs": probs, "y": y}
 
     def on_validation_epoch_end(self) -> None:
@@ -400,19 +466,17 @@ class LDMIModule(pl.LightningModule):
         self.log_dict(values, prog_bar=False, sync_dist=True)
         if self.trainer.state.fn == TrainerFn.FITTING:
             self._refuse_useless(joint)
-            score = self._score(values)
+            score = [self._score(values, name) for name in self.stages][self.stage_index]
             self.improved = self.progress.select(
                 self.stage, score, self.trainer.current_epoch, self.backbone.state_dict(), joint
             )
 
-    def _score(self, values: Mapping[str, float]) -> float:
-        name = self.stage.selected_by
+    def _score(self, values: Mapping[str, float], stage: str) -> float:
+        name = self.stages[stage].selected_by
         found = values.get(name, self.trainer.callback_metrics.get(name))
         if found is None:
             known = sorted({*values, *self.trainer.callback_metrics})
-            raise UserError(
-                f"--model.{self.progress.stage}.monitor is {name!r}, which is not logged; known are {', '.join(known)}."
-            )
+            raise UserError(f"--model.{stage}.monitor is {name!r}, which is not logged; known are {', '.join(known)}.")
         return float(found)
 
     def _refuse_useless(self, joint: Tensor) -> None:

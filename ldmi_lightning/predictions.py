@@ -24,14 +24,19 @@ def stage_data(trainer: pl.Trainer) -> tuple[Iterable[Any], Iterable[Any]]:
     Under ``limit_train_batches`` the former are a seeded subset of that size. Someone else's datamodule gives its
     training loader as it is.
     """
-    limit = int(trainer.num_training_batches)
+    limit = trainer.num_training_batches
     data = labelled_data(trainer)
     if data is None:
-        train: Iterable[Any] = islice(cast(Iterable[Any], trainer.train_dataloader), limit)
+        train: Iterable[Any] = _first(limit, cast(Iterable[Any], trainer.train_dataloader))
     else:
         everything = trainer.limit_train_batches == 1.0
-        train = data.train_eval_dataloader(None if everything else limit * data.batch_size)
-    return train, islice(_validation_batches(trainer), sum(int(batches) for batches in trainer.num_val_batches))
+        train = data.train_eval_dataloader(None if everything else int(limit) * data.batch_size)
+    return train, _first(sum(trainer.num_val_batches), _validation_batches(trainer))
+
+
+def _first(batches: int | float, loader: Iterable[Any]) -> Iterable[Any]:
+    """Return so many batches; all of them for infinity, which is what Lightning counts where there is no length."""
+    return loader if batches == float("inf") else islice(loader, int(batches))
 
 
 def _validation_batches(trainer: pl.Trainer) -> Iterator[Any]:
@@ -43,15 +48,17 @@ def _validation_batches(trainer: pl.Trainer) -> Iterator[Any]:
 @torch.no_grad()
 def predict_split(module: pl.LightningModule, batches: Iterable[Any]) -> Predictions:
     """Return a module's softmax outputs over batches, in eval mode, in index order and equal on all ranks."""
-    trainer, training = module.trainer, module.training
+    trainer = module.trainer
+    training = [each for each in module.modules() if each.training]  # some may be kept in eval mode by the user
     module.eval()
     parts = []
     for raw in batches:
-        batch = as_batch(trainer.strategy.batch_to_device(raw))
+        batch = as_batch(trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(raw)))
         with trainer.precision_plugin.forward_context():
             logits = module(batch.x)
         parts.append((logits.float().softmax(dim=1), batch.y, batch.index))
-    module.train(training)
+    for each in training:
+        each.training = True
     if not parts:
         nothing = torch.empty(0, dtype=torch.int64)
         return Predictions(torch.empty(0, 0), nothing, nothing)

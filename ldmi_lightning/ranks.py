@@ -40,6 +40,8 @@ def gather_over_ranks(local: Tensor) -> Tensor:
     """Concatenate the ranks' tensors along the first dimension, which may differ in length between ranks."""
     if not is_distributed():
         return local
+    if local.device.type == "cpu" and dist.get_backend() == "nccl":
+        return gather_over_ranks(local.cuda()).cpu()  # NCCL knows no tensors on the CPU
     length = torch.tensor([len(local)], device=local.device)
     lengths = [torch.zeros_like(length) for _ in range(dist.get_world_size())]
     dist.all_gather(lengths, length)

@@ -1,10 +1,15 @@
 """Where a run keeps its files: one folder of its own, `<root>/<date-time>-<data>-<noise>-<seed>`."""
 
+import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.seeding import base_seed
+
+if sys.platform != "win32":
+    import fcntl
 
 DEFAULT_ROOT = "runs"
 LAST = "last.ckpt"
@@ -42,3 +47,23 @@ def make_run_folder(root: str | Path | None, data: str, noise: str) -> Path:
         else:
             return folder
     raise UserError(f"{parent} holds a thousand runs of this second; set --trainer.default_root_dir.")
+
+
+def claim(folder: Path) -> TextIO:
+    """Hold a run's folder for this process: until the file that is returned is closed, or the process killed.
+
+    Raises:
+        UserError: a run of another process is at work in it.
+    """
+    lock = (folder / ".lock").open("w")
+    if sys.platform != "win32":
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by workers that outlive us
+        except (BlockingIOError, PermissionError) as error:
+            lock.close()
+            raise UserError(
+                f"The run in {folder} is still at work. Wait for its end, or stop it, before it goes on from --ckpt_path."
+            ) from error
+        except OSError:
+            pass  # a file system that knows no locks
+    return lock

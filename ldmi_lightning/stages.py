@@ -38,8 +38,8 @@ class Stage:
         """Check what can be checked, and fill in the loss's own monitor."""
         if not isinstance(self.loss, Loss):
             raise UserError(f"A stage's loss must be an ldmi_lightning.losses.Loss, but got {self.loss!r}.")
-        if self.epochs < 1:
-            raise UserError(f"A stage needs at least 1 epoch, but epochs is {self.epochs}.")
+        if not isinstance(self.epochs, int) or self.epochs < 1:
+            raise UserError(f"A stage needs a whole number of epochs and at least 1, but epochs is {self.epochs!r}.")
         if self.patience is not None and self.patience < 1:
             raise UserError(f"patience must be at least 1 epoch or null, but got {self.patience}.")
         if (self.monitor is None) != (self.mode is None):
@@ -52,11 +52,16 @@ class Stage:
         """Name of the value that selects the best epoch."""
         return self.monitor or self.loss.monitor
 
+    @property
+    def selecting_mode(self) -> Literal["min", "max"]:
+        """Whether more or less of :attr:`selected_by` is better."""
+        return self.mode or self.loss.mode
+
     def better(self, score: float, best: float | None) -> bool:
         """Whether ``score`` beats ``best``; the earlier epoch wins a tie, and NaN never wins."""
         if best is None:
             return score == score
-        return score > best if (self.mode or self.loss.mode) == "max" else score < best
+        return score > best if self.selecting_mode == "max" else score < best
 
 
 @dataclass

@@ -2,11 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, Timer
+from pytorch_lightning.callbacks import (
+    Callback,
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    Timer,
+)
+from pytorch_lightning.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.losses import Loss
@@ -46,22 +54,32 @@ def claim_length(trainer: pl.Trainer, epochs: int) -> None:
 
 def check_strategy(trainer: pl.Trainer, losses: Sequence[Loss]) -> None:
     """Refuse what would silently train something else than the stages say."""
-    sharded = type(trainer.strategy).__name__
-    if any(name in sharded for name in ("FSDP", "DeepSpeed", "ModelParallel")):
+    if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy | ModelParallelStrategy):
         raise UserError(
-            f"{sharded} spreads the weights over devices, but the stages hand over whole weights. Use --trainer.strategy "
-            "ddp, which fits models that one device can hold."
+            f"{type(trainer.strategy).__name__} spreads the weights over devices, but the stages hand over whole weights. "
+            "Use --trainer.strategy ddp, which fits models that one device can hold."
         )
-    if trainer.accumulate_grad_batches > 1 and any(loss.needs_whole_batch for loss in losses):
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise UserError(
-            f"accumulate_grad_batches={trainer.accumulate_grad_batches} averages determinants of parts of a batch, which "
-            "is not the determinant of the batch. Use --model.robust.loss.memory 0.99, or a larger --data.batch_size."
+            "ddp_spawn, ddp_fork and ddp_notebook bring the weights back from the processes that they start, but not how "
+            "the stages went. Use --trainer.strategy ddp, in a script; in a notebook use a single device."
+        )
+    if (parts := _accumulated(trainer)) > 1 and any(loss.needs_whole_batch for loss in losses):
+        raise UserError(
+            f"accumulate_grad_batches={parts} averages determinants of parts of a batch, which is not the determinant of "
+            "the batch. Use --model.robust.loss.memory 0.99, or a larger --data.batch_size."
         )
     if (share := vars(trainer)["overfit_batches"]) > 0:
         raise UserError(
             f"overfit_batches={share} has no effect on batches that are drawn anew in each epoch. Use "
             "--trainer.limit_train_batches."
         )
+
+
+def _accumulated(trainer: pl.Trainer) -> int:
+    """Return how many batches a step's gradient is averaged over at most."""
+    scheduled = [each.scheduling for each in callbacks_of(trainer) if isinstance(each, GradientAccumulationScheduler)]
+    return max(trainer.accumulate_grad_batches, *(parts for each in scheduled for parts in each.values()), 1)
 
 
 def drop_default_checkpoint(trainer: pl.Trainer) -> None:
@@ -85,7 +103,10 @@ def _is_untouched_default(callback: Callback, trainer: pl.Trainer) -> bool:
 def out_of_time(trainer: pl.Trainer) -> bool:
     """Whether ``max_time`` has stopped the Trainer, rather than a user's EarlyStopping, which sets the same flag."""
     remaining = [timer.time_remaining() for timer in callbacks_of(trainer) if isinstance(timer, Timer)]
-    return any(seconds is not None and seconds <= 0 for seconds in remaining)
+    if not remaining:
+        return False
+    # Each rank has a clock of its own; rank 0's counts, as in Lightning's Timer.
+    return trainer.strategy.broadcast(any(seconds is not None and seconds <= 0 for seconds in remaining))
 
 
 def go_on_with_next_stage(trainer: pl.Trainer) -> None:
@@ -96,3 +117,9 @@ def go_on_with_next_stage(trainer: pl.Trainer) -> None:
             callback.wait_count = callback.stopped_epoch = 0
             worst = torch.tensor(torch.inf)
             callback.best_score = worst if callback.monitor_op == torch.lt else -worst
+
+
+def settings_of(trainer: pl.Trainer) -> dict[str, Any]:
+    """Return the Trainer's settings that change what is learnt, under the names of the options."""
+    names = ("limit_train_batches", "limit_val_batches", "gradient_clip_val", "accumulate_grad_batches", "precision")
+    return {f"trainer.{name}": getattr(trainer, name, None) for name in names}

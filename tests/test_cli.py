@@ -285,3 +285,24 @@ def test_the_fashion_mnist_config_runs_on_the_real_data() -> None:
         pytest.skip(f"needs Fashion-MNIST in {root}")
     config = ["--config", str(REPO / "configs/fashion_mnist.yaml"), "--data.root", str(root)]
     assert main(["fit", *config, "--trainer.fast_dev_run", "2", "--trainer.enable_progress_bar", "false"]) == 0
+
+
+def test_without_checkpoints_the_logs_stay() -> None:
+    folder = fit("--trainer.enable_checkpointing", "false")
+    assert (folder / "metrics.csv").is_file()
+    assert not list(folder.glob("*.ckpt"))
+
+
+def test_a_run_that_max_time_ends_says_so_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *QUICK, "--trainer.max_time", "00:00:00:00"]) == 1
+    assert "stopped before the end of its first epoch" in capsys.readouterr().out
+
+
+def test_a_datamodule_without_num_classes_is_told_so(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("foreign_data.py").write_text(
+        "import pytorch_lightning as pl\n\nclass MyData(pl.LightningDataModule):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    assert "attribute num_classes" in error(capsys, "fit", *QUICK, "--data", "foreign_data.MyData")

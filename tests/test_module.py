@@ -688,3 +688,36 @@ def test_loading_without_the_objects_says_what_to_pass(
 def test_module_without_a_backbone_says_how_to_give_one() -> None:
     with pytest.raises(UserError, match=r"--model\.backbone.*build_backbone"):
         LDMIModule(None, 3, ce())
+
+
+@pytest.mark.filterwarnings("ignore:Found 1 module.* in eval mode")  # which is meant here
+def test_a_part_that_the_user_keeps_in_eval_mode_stays_so_across_stages(make_trainer: MakeTrainer) -> None:
+    module = LDMIModule(nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 3)), 3, ce(), dmi())
+    seen: list[bool] = []
+
+    class Look(pl.Callback):
+        def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            module.backbone[0].eval()  # type: ignore[index]
+
+        def on_train_batch_start(self, *_: Any) -> None:
+            seen.append(module.backbone[0].training)  # type: ignore[index]
+
+    make_trainer(callbacks=[Look()], num_sanity_val_steps=0).fit(module, Blobs())
+    assert set(seen) == {False}
+
+
+@pytest.mark.filterwarnings(NO_WORKERS)
+def test_a_loader_without_a_length_works_through_both_stages(make_trainer: MakeTrainer) -> None:
+    class Stream(torch.utils.data.IterableDataset[Any]):
+        def __iter__(self) -> Any:
+            return iter(TensorDataset(blobs().splits["train"].x, blobs().splits["train"].y))
+
+    module = ldmi()
+    make_trainer().fit(module, DataLoader(Stream(), 30), foreign_loaders()[1])
+    assert module.progress.stage == "robust"
+    assert module.progress.epochs == 2
+
+
+def test_a_plateau_scheduler_that_works_against_the_selection_is_refused(make_trainer: MakeTrainer) -> None:
+    with pytest.raises(UserError, match=r"--model\.warmup\.scheduler\.mode max"):
+        make_trainer().fit(ldmi(ce(scheduler=partial(ReduceLROnPlateau, mode="min"))), Blobs())

@@ -263,3 +263,30 @@ def test_checkpoint_in_a_stage_that_the_module_does_not_have_is_refused(
     alone = ldmi(three_and_three()[0], None)
     with pytest.raises(UserError, match="model\\.robust\\.loss is None, but was DMILoss"):
         make_trainer().fit(alone, digits(), ckpt_path=folder / "last.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"limit_train_batches": 2}, r"trainer\.limit_train_batches is 2, but was 1\.0"),
+        ({"gradient_clip_val": 0.1}, r"trainer\.gradient_clip_val is 0\.1, but was None"),
+        ({"precision": "bf16-mixed"}, r"trainer\.precision is bf16-mixed, but was 32-true"),
+    ],
+)
+def test_a_run_with_other_settings_is_refused(
+    make_trainer: MakeTrainer, tmp_path: Path, flags: dict[str, Any], named: str
+) -> None:
+    stages = three_and_three()
+    make_trainer(limit_val_batches=1.0).fit(ldmi(*stages), digits())
+    (folder,) = tmp_path.iterdir()
+    with pytest.raises(UserError, match=named):
+        make_trainer(**flags).fit(ldmi(*three_and_three()), digits(), ckpt_path=folder / "warmup-last.ckpt")
+
+
+def test_the_epochs_of_a_finished_stage_may_not_change(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    make_trainer().fit(ldmi(*three_and_three()), digits())
+    (folder,) = tmp_path.iterdir()
+    warmup, robust = three_and_three()
+    warmup.epochs = 5
+    with pytest.raises(UserError, match=r"model\.warmup\.epochs is 5, but was 3"):
+        make_trainer().fit(ldmi(warmup, robust), digits(), ckpt_path=folder / "last.ckpt")

@@ -32,7 +32,7 @@ def selected(stage: Stage, *scores: float, patience_epochs: bool = False) -> Pro
             {"loss": torch.nn.CrossEntropyLoss(), "epochs": 1},
             r"must be an ldmi_lightning.losses.Loss.*CrossEntropyLoss",
         ),
-        ({"loss": CELoss(), "epochs": 0}, "at least 1 epoch, but epochs is 0"),
+        ({"loss": CELoss(), "epochs": 0}, "at least 1, but epochs is 0"),
         ({"loss": CELoss(), "epochs": 1, "patience": 0}, "patience must be at least 1.*got 0"),
         ({"loss": CELoss(), "epochs": 1, "monitor": "val/dmi"}, "monitor and mode go together.*'val/dmi'.*None"),
         ({"loss": CELoss(), "epochs": 1, "mode": "min"}, "monitor and mode go together.*None.*'min'"),

@@ -18,7 +18,7 @@ ROOMS = {
 # What each room imports of the others; `cli` alone sees all.
 MAY_IMPORT = {
     "batch": {"errors"},
-    "callbacks": {"batch", "joint", "module", "pictures", "ranks", "run_folder"},
+    "callbacks": {"batch", "errors", "joint", "module", "pictures", "ranks", "run_folder"},
     "checkpoints": {"errors"},
     "datamodules": {"batch", "errors", "noise", "seeding"},
     "errors": set(),

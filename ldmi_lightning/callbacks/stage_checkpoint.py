@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.trainer.states import TrainerFn
 
+from ldmi_lightning.errors import UserError
 from ldmi_lightning.run_folder import LAST, is_run_folder, make_run_folder
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class StageCheckpoint(Checkpoint):
 
     def __init__(self, folder: str | Path | None = None, save: bool = True) -> None:
         self.given = Path(folder) if folder is not None else None
-        self.folder = self.given
+        self.folder: Path | None = None
         self.save = save
         self._stage = ""
 
@@ -66,7 +67,7 @@ class StageCheckpoint(Checkpoint):
         """Save the stage's best checkpoint while the module holds its weights."""
         module = cast("LDMIModule", pl_module)
         if self.save and module.improved and trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            trainer.save_checkpoint(self.path_of(module.progress.stage, "best"), weights_only=False)
+            self._save(trainer, self.path_of(module.progress.stage, "best"))
             self._stage = module.progress.stage
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -75,27 +76,40 @@ class StageCheckpoint(Checkpoint):
         whole = module.end_epoch()
         if not (self.save and whole):
             return
-        newest = self._in_folder(LAST)
-        trainer.save_checkpoint(newest, weights_only=False)
-        if module.progress.over and trainer.is_global_zero:
-            _copy(newest, self.path_of(module.progress.stage, "last"))
+        # The newest comes last: a run killed before it repeats the epoch, and writes the others again.
+        others = [self.path_of(module.progress.stage, "last")] if module.progress.over else []
+        self._save(trainer, *others, self._in_folder(LAST))
+
+    @staticmethod
+    def _save(trainer: pl.Trainer, *paths: Path) -> None:
+        """Save under each of the names, so that none is ever seen half-written.
+
+        Lightning writes into the system's temporary folder, and moves: a copy where that is another file system.
+        """
+        unfinished = paths[-1].with_suffix(".tmp")
+        trainer.save_checkpoint(unfinished, weights_only=False)
+        if trainer.is_global_zero:
+            for path in paths[:-1]:
+                _copy(unfinished, path)
+            unfinished.replace(paths[-1])
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Say where an interrupted run can be taken up again."""
-        self._say_how_to_resume(trainer, pl_module)
+        """Say where an interrupted run can be taken up again; one that was refused says so itself."""
+        if not isinstance(exception, UserError):
+            self._say_how_to_resume(pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say the same where ``max_time`` has ended the run."""
         module = cast("LDMIModule", pl_module)
         if not (module.progress.over and module.next_stage is None):
-            self._say_how_to_resume(trainer, pl_module)
+            self._say_how_to_resume(pl_module)
 
-    def _say_how_to_resume(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def _say_how_to_resume(self, pl_module: pl.LightningModule) -> None:
         if self.save and self.folder is not None and is_run_folder(self.folder):
-            pl_module.print(f"The run has stopped early. Go on with ckpt_path={self._in_folder(LAST)}")
+            pl_module.print(f"The run has stopped early. Go on with --ckpt_path={self._in_folder(LAST)}")
 
     def _in_folder(self, name: str) -> Path:
-        assert self.folder is not None, "setup() chooses the folder before anything is saved"
+        assert self.folder is not None, "on_fit_start() chooses the folder before anything is saved"
         return self.folder / name
 
 

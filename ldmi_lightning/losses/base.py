@@ -37,7 +37,7 @@ def global_mean(per_sample: Tensor) -> Tensor:
     """
     if not is_distributed():
         return per_sample.mean()
-    count = sum_over_ranks(torch.tensor(float(len(per_sample)), device=per_sample.device))
+    count = sum_over_ranks(torch.full((), float(len(per_sample)), device=per_sample.device))
     return per_sample.sum() * torch.distributed.get_world_size() / count
 
 

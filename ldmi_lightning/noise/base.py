@@ -52,6 +52,8 @@ class Noise:
     """
 
     def __init__(self, seed: int | None = None) -> None:
+        if seed is not None and not 0 <= seed < 2**32:
+            raise UserError(f"A noise seed must lie in 0..2**32-1, but got {seed}. Set --data.noise.seed.")
         self.seed = base_seed() if seed is None else seed
 
     def transition_matrix(self, num_classes: int) -> NDArray[np.float64] | None:

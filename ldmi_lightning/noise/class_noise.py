@@ -23,7 +23,7 @@ class NoNoise(Noise):
 class SymmetricNoise(Noise):
     """Class-independent noise: every other label is equally likely.
 
-    Two definitions live in the literature, so ``include_true`` has to name which:
+    Two definitions live in the literature, and ``include_true`` says which is meant:
 
     - ``False`` (Co-teaching; the paper's CIFAR-10): ``1 - rate`` on the diagonal, ``rate / (C - 1)`` elsewhere.
     - ``True`` (DivideMix, ELR; the paper's Fashion-MNIST): with probability ``rate`` a label is drawn from all C

@@ -1,0 +1,255 @@
+"""What the framework costs: `fit` under the command line's default logging against a hand-written loop.
+
+    python benchmarks/overhead.py --root FOLDER
+
+Without ``--root`` it uses random images of Fashion-MNIST's shape and number, so that it runs anywhere.
+
+One process, one thread. Between two epochs of one running ``Trainer.fit``, the epoch that comes next is run by hand
+first, from copies of the net, the loss and Adam's state, over the same resident batches; so epochs of both sides
+alternate, and whatever else the machine does hits both alike. BOTH sides train and validate. The hand-written side
+takes the accuracy on the validation set, and neither saves nor logs anything; ``fit`` writes ``last.ckpt``, best
+checkpoints, W&B (offline), the progress bar and U (every fifth epoch), as ``ldmi fit`` does. A stage's first epoch is not
+timed. After each pair the weights of both sides must agree, or the script fails.
+
+Wall seconds hold everything, but also the waiting for other programs. CPU seconds leave that out, and with it W&B's own
+process.
+"""
+
+import argparse
+import copy
+import os
+import tempfile
+import time
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import torch.nn.functional as F
+from data_path import RandomFashionMNIST
+from numpy.typing import NDArray
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.loggers import WandbLogger
+from torch import nn
+
+from ldmi_lightning import LDMIModule, Stage
+from ldmi_lightning.callbacks import JointMatrixLogger, StageCheckpoint, StageProgressBar, WandbRecord
+from ldmi_lightning.datamodules import DigitsDataModule, FashionMNISTDataModule, NoisyDataModule
+from ldmi_lightning.loggers import close_wandb
+from ldmi_lightning.losses import CELoss, DMILoss, Loss
+from ldmi_lightning.models import DigitsCNN, FashionCNN
+from ldmi_lightning.noise import ClassDependentNoise
+from ldmi_lightning.seeding import base_seed, derived_seed
+
+Seconds = NDArray[np.float64]
+"""By the clock on the wall, and of the processor."""
+
+CLOCKS = ("wall", "CPU")
+EPOCH_DEMAND, STEP_DEMAND, MATRIX_DEMAND = 1.05, 0.5, 0.03
+
+
+def now() -> Seconds:
+    """Read both clocks."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+@dataclass
+class Epoch:
+    """What one epoch took: its training steps, all of it, and of that the logging of U."""
+
+    steps: Seconds
+    whole: Seconds
+    matrix: Seconds
+
+
+class TimedMatrixLogger(JointMatrixLogger):
+    """JointMatrixLogger as it is by default, under a clock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spent = np.zeros(2)
+
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Time it."""
+        begin = now()
+        super().on_validation_batch_end(*args, **kwargs)
+        self.spent += now() - begin
+
+    def on_validation_end(self, *args: Any) -> None:
+        """Time it."""
+        begin = now()
+        super().on_validation_end(*args)
+        self.spent += now() - begin
+
+
+class RandomImages(RandomFashionMNIST):
+    """Random images, for which there is nothing to download."""
+
+    def prepare_data(self) -> None:
+        """Do nothing."""
+
+
+class Rival(Callback):
+    """Runs by hand the epoch that ``fit`` is about to run, and times both; stands first among the callbacks."""
+
+    def __init__(self, epochs: int, matrix: TimedMatrixLogger) -> None:
+        self.epochs = epochs
+        self.matrix = matrix
+        self.by_hand: dict[str, list[Epoch]] = {}
+        self.by_fit: dict[str, list[Epoch]] = {}
+        self.numbers: dict[str, list[int]] = {}
+        self.net: nn.Module | None = None
+        self.begin = self.trained = now()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End the clock of the last epoch of ``fit``, run this one by hand, and start the clock of ``fit``."""
+        end = now()
+        module = cast(LDMIModule, pl_module)
+        stage = module.progress.stage
+        if self.net is not None:
+            self.by_fit.setdefault(stage, []).append(
+                Epoch(self.trained - self.begin, end - self.begin, self.matrix.spent)
+            )
+            self.numbers.setdefault(stage, []).append(trainer.current_epoch - 1)
+            torch.testing.assert_close(self.net.state_dict(), dict(module.backbone.state_dict()), rtol=1e-3, atol=1e-3)
+        self.net = None
+        first = trainer.current_epoch == 0 or module.progress.over
+        if not first and len(self.by_fit.get(stage, [])) < self.epochs:
+            self.net = copy.deepcopy(module.backbone)
+            self.by_hand.setdefault(stage, []).append(self._run(self.net, trainer, module))
+        self.matrix.spent = np.zeros(2)
+        self.begin = now()
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take the time between training and validation."""
+        self.trained = now()
+
+    def _run(self, net: nn.Module, trainer: pl.Trainer, module: LDMIModule) -> Epoch:
+        loss = copy.deepcopy(cast(Loss, module.losses[module.progress.stage]))
+        optimizer = torch.optim.Adam(net.parameters())
+        optimizer.load_state_dict(copy.deepcopy(trainer.optimizers[0].state_dict()))
+        data = cast(NoisyDataModule, vars(trainer)["datamodule"])
+        batches, held_out = data.train_dataloader(), data.val_dataloader()
+        batches.set_epoch(trainer.current_epoch)
+        torch.manual_seed(derived_seed(base_seed(), trainer.current_epoch, 0))
+        steps = int(trainer.num_training_batches)
+
+        # Lightning sets it, and Adam then looks for NVIDIA's library in each step; who writes a loop by hand is spared that.
+        nvml_check = os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", "0")
+        begin = now()
+        net.train()
+        total = torch.zeros(())
+        for x, y, index, _ in islice(batches, steps):
+            optimizer.zero_grad()
+            logits = net(x)
+            value = F.cross_entropy(logits, y) if isinstance(loss, CELoss) else loss(logits, y, index)
+            value.backward()
+            optimizer.step()
+            total += value.detach()
+        total.item()
+        trained = now()
+        net.eval()
+        hits = torch.zeros((), dtype=torch.int64)
+        with torch.no_grad():
+            for x, y, *_ in held_out:
+                hits += (net(x).argmax(dim=1) == y).sum()
+        hits.item()
+        end = now()
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = nvml_check
+        return Epoch(trained - begin, end - begin, np.zeros(2))
+
+
+def compare(
+    net: nn.Module, data: NoisyDataModule, lr: float, memory: float, epochs: int, batches: int | None, folder: Path
+) -> tuple[Rival, int, int]:
+    """Fit through both stages, each epoch once by hand and once by Lightning.
+
+    Returns:
+        The times, the steps of an epoch, and the epochs between two logs of U.
+    """
+    pl.seed_everything(1, verbose=False)
+
+    def adam(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.Adam(parameters, lr=lr)
+
+    # One epoch more in each stage, which warms up; and one at the end, which ends the clock of the one before.
+    module = LDMIModule(
+        net, data.num_classes, Stage(CELoss(), epochs + 1, adam), Stage(DMILoss(memory), epochs + 2, adam)
+    )
+    folder.mkdir()
+    matrix = TimedMatrixLogger()
+    rival = Rival(epochs, matrix)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        logger=WandbLogger(project="overhead", save_dir=folder, offline=True),
+        callbacks=[rival, StageCheckpoint(folder), matrix, WandbRecord({}), StageProgressBar()],
+        enable_model_summary=False,
+        default_root_dir=folder,
+        limit_train_batches=batches if batches is not None else 1.0,
+        num_sanity_val_steps=0,
+    )
+    trainer.fit(module, data)
+    close_wandb()
+    return rival, int(trainer.num_training_batches), matrix.every_n_epochs
+
+
+def show(name: str, rival: Rival, steps: int, every: int) -> None:
+    """Print a table of both stages."""
+    print(f"\n{name}: {steps} steps an epoch, {rival.epochs} pairs of epochs in each stage")
+    heads = ("by hand", "fit", "fit / by hand", "ms/step: training", "ms/step: all", "ms/epoch: rest", "log of U")
+    print(f"{'':20}" + "".join(f"{head:>19}" for head in heads))
+    for stage, epochs in rival.by_fit.items():
+        by_hand = rival.by_hand[stage]
+        logs = np.array([epoch.matrix for epoch in epochs])
+        due = logs[[number % every == 0 for number in rival.numbers[stage]]].mean(axis=0)
+        for row, clock, at in (("wall", np.median, 0), ("CPU", np.median, 1), ("CPU, least", np.min, 1)):
+            hand_steps, fit_steps = (clock([each.steps[at] for each in side]) for side in (by_hand, epochs))
+            hand = clock([each.whole[at] for each in by_hand])
+            # One epoch in `every` logs U: each pays its part of that.
+            matrix = due[at] / every
+            fit = clock([each.whole[at] - each.matrix[at] for each in epochs]) + matrix
+            training, whole = (fit_steps - hand_steps) / steps, (fit - hand) / steps
+            values = (
+                f"{hand:.4f} s",
+                f"{fit:.4f} s",
+                f"{fit / hand:.3f}",
+                f"{training * 1e3:.3f}",
+                f"{whole * 1e3:.3f}",
+                f"{(whole - training) * steps * 1e3:.1f}",
+                f"{matrix / fit:.2%} ({due[at] * 1e3:.0f} ms)",
+            )
+            print(f"{f'{stage} {row}':20}" + "".join(f"{value:>19}" for value in values))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--root", help="folder with Fashion-MNIST in the hub's layout; random images without it")
+    parser.add_argument("--epochs", type=int, default=6, help="Fashion-MNIST: pairs of epochs a stage (default: 6)")
+    parser.add_argument("--digits-epochs", type=int, default=60, help="digits: the same (default: 60)")
+    parser.add_argument("--batches", type=int, help="Fashion-MNIST: batches of each epoch; all of them without it")
+    options = parser.parse_args()
+    if min(options.epochs, options.digits_epochs) < 5:
+        parser.error("--epochs and --digits-epochs must be at least 5, so that one of them logs U")
+
+    torch.set_num_threads(1)
+    os.environ["WANDB_SILENT"] = "true"
+    fashion = FashionMNISTDataModule if options.root else RandomImages
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} thread, {options.root or 'random images'}")
+    print(f"demands: fit / by hand <= {EPOCH_DEMAND} on Fashion-MNIST, <= {STEP_DEMAND} ms/step on digits, ", end="")
+    print(f"log of U <= {MATRIX_DEMAND:.0%} of an epoch")
+    with tempfile.TemporaryDirectory() as folder:
+        digits = DigitsDataModule(ClassDependentNoise(0.6, {9: 1, 2: 0, 4: 7, 3: 5}, seed=1))
+        show("digits", *compare(DigitsCNN(10), digits, 1e-3, 0.9, options.digits_epochs, None, Path(folder) / "digits"))
+        data = fashion("bag", ClassDependentNoise(0.6, {1: 0}, seed=1), root=options.root)
+        show(
+            "Fashion-MNIST",
+            *compare(FashionCNN(2), data, 1e-4, 0.99, options.epochs, options.batches, Path(folder) / "fashion"),
+        )
+
+
+if __name__ == "__main__":
+    main()
