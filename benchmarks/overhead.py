@@ -31,7 +31,6 @@ import torch
 import torch.nn.functional as F
 from data_path import RandomFashionMNIST
 from numpy.typing import NDArray
-from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import WandbLogger
 from torch import nn
 
@@ -65,26 +64,6 @@ class Epoch:
     matrix: Seconds
 
 
-class TimedMatrixLogger(JointMatrixLogger):
-    """JointMatrixLogger as it is by default, under a clock."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.spent = np.zeros(2)
-
-    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Time it."""
-        begin = now()
-        super().on_validation_batch_end(*args, **kwargs)
-        self.spent += now() - begin
-
-    def on_validation_end(self, *args: Any) -> None:
-        """Time it."""
-        begin = now()
-        super().on_validation_end(*args)
-        self.spent += now() - begin
-
-
 class RandomImages(RandomFashionMNIST):
     """Random images, for which there is nothing to download."""
 
@@ -92,17 +71,21 @@ class RandomImages(RandomFashionMNIST):
         """Do nothing."""
 
 
-class Rival(Callback):
-    """Runs by hand the epoch that ``fit`` is about to run, and times both; stands first among the callbacks."""
+class Rival(JointMatrixLogger):
+    """Runs by hand the epoch that ``fit`` is about to run, and times both.
 
-    def __init__(self, epochs: int, matrix: TimedMatrixLogger) -> None:
+    It is JointMatrixLogger as it is by default, under a clock, and not a callback beside it, which would cost something.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
         self.epochs = epochs
-        self.matrix = matrix
         self.by_hand: dict[str, list[Epoch]] = {}
         self.by_fit: dict[str, list[Epoch]] = {}
         self.numbers: dict[str, list[int]] = {}
         self.net: nn.Module | None = None
         self.begin = self.trained = now()
+        self.matrix = np.zeros(2)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End the clock of the last epoch of ``fit``, run this one by hand, and start the clock of ``fit``."""
@@ -110,9 +93,7 @@ class Rival(Callback):
         module = cast(LDMIModule, pl_module)
         stage = module.progress.stage
         if self.net is not None:
-            self.by_fit.setdefault(stage, []).append(
-                Epoch(self.trained - self.begin, end - self.begin, self.matrix.spent)
-            )
+            self.by_fit.setdefault(stage, []).append(Epoch(self.trained - self.begin, end - self.begin, self.matrix))
             self.numbers.setdefault(stage, []).append(trainer.current_epoch - 1)
             torch.testing.assert_close(self.net.state_dict(), dict(module.backbone.state_dict()), rtol=1e-3, atol=1e-3)
         self.net = None
@@ -120,12 +101,24 @@ class Rival(Callback):
         if not first and len(self.by_fit.get(stage, [])) < self.epochs:
             self.net = copy.deepcopy(module.backbone)
             self.by_hand.setdefault(stage, []).append(self._run(self.net, trainer, module))
-        self.matrix.spent = np.zeros(2)
+        self.matrix = np.zeros(2)
         self.begin = now()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the time between training and validation."""
         self.trained = now()
+
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Time it."""
+        begin = now()
+        super().on_validation_batch_end(*args, **kwargs)
+        self.matrix += now() - begin
+
+    def on_validation_end(self, *args: Any) -> None:
+        """Time it."""
+        begin = now()
+        super().on_validation_end(*args)
+        self.matrix += now() - begin
 
     def _run(self, net: nn.Module, trainer: pl.Trainer, module: LDMIModule) -> Epoch:
         loss = copy.deepcopy(cast(Loss, module.losses[module.progress.stage]))
@@ -180,12 +173,11 @@ def compare(
         net, data.num_classes, Stage(CELoss(), epochs + 1, adam), Stage(DMILoss(memory), epochs + 2, adam)
     )
     folder.mkdir()
-    matrix = TimedMatrixLogger()
-    rival = Rival(epochs, matrix)
+    rival = Rival(epochs)
     trainer = pl.Trainer(
         accelerator="cpu",
         logger=WandbLogger(project="overhead", save_dir=folder, offline=True),
-        callbacks=[rival, StageCheckpoint(folder), matrix, WandbRecord({}), StageProgressBar()],
+        callbacks=[StageCheckpoint(folder), rival, WandbRecord({}), StageProgressBar()],
         enable_model_summary=False,
         default_root_dir=folder,
         limit_train_batches=batches if batches is not None else 1.0,
@@ -193,7 +185,7 @@ def compare(
     )
     trainer.fit(module, data)
     close_wandb()
-    return rival, int(trainer.num_training_batches), matrix.every_n_epochs
+    return rival, int(trainer.num_training_batches), rival.every_n_epochs
 
 
 def show(name: str, rival: Rival, steps: int, every: int) -> None:

@@ -25,6 +25,7 @@ from ldmi_lightning.predictions import labelled_data, predict_split, stage_data
 from ldmi_lightning.seeding import base_seed, derived_seed
 from ldmi_lightning.stages import Progress, Stage
 from ldmi_lightning.trainer_rules import (
+    begin_batches_anew,
     callbacks_of,
     check_strategy,
     claim_length,
@@ -300,7 +301,9 @@ class LDMIModule(pl.LightningModule):
             super().lr_scheduler_step(scheduler, metric)
 
     def on_train_epoch_start(self) -> None:
-        """Switch stages where the running one is over, and seed the epoch."""
+        """Seed the epoch, and switch stages where the running one is over."""
+        # Order and dropout in an epoch depend on the epoch, not on how the run came to it: a resumed run repeats it.
+        torch.manual_seed(derived_seed(base_seed(), self.trainer.current_epoch, self.trainer.global_rank))
         if self.progress.over or self.progress.epochs >= self._epochs_of(self.progress.stage):
             self._begin_next_stage()
         elif self.trainer.current_epoch == 0:
@@ -308,8 +311,7 @@ class LDMIModule(pl.LightningModule):
         self.progress.lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])
         self._loss_sum = torch.zeros((), device=self.device)
         self._steps = 0
-        # Dropout in an epoch depends on the epoch, not on how the run came to it: a resumed run repeats it.
-        torch.manual_seed(derived_seed(base_seed(), self.trainer.current_epoch, self.trainer.global_rank))
+        begin_batches_anew(self.trainer)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Return the running stage's loss."""

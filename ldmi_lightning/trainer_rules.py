@@ -119,6 +119,12 @@ def go_on_with_next_stage(trainer: pl.Trainer) -> None:
             callback.best_score = worst if callback.monitor_op == torch.lt else -worst
 
 
+def begin_batches_anew(trainer: pl.Trainer) -> None:
+    """Begin the first epoch of a resumed run again: Lightning has, before the epoch was seeded and its sampler told."""
+    if trainer.fit_loop.is_resuming and trainer.fit_loop._data_fetcher is not None:
+        iter(trainer.fit_loop._data_fetcher)
+
+
 def settings_of(trainer: pl.Trainer) -> dict[str, Any]:
     """Return the Trainer's settings that change what is learnt, under the names of the options."""
     names = ("limit_train_batches", "limit_val_batches", "gradient_clip_val", "accumulate_grad_batches", "precision")

@@ -1,9 +1,12 @@
 """Damaged, foreign and hostile checkpoint and config files: each is refused with one line, and none runs code."""
 
+import errno
+import functools
 import io
 import os
 import pickle
 import random
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +18,7 @@ import pytorch_lightning as pl
 import torch
 from conftest import MakeTrainer
 from PIL import Image
-from test_resume import digits, ldmi, same, three_and_three
+from test_resume import Stopped, digits, ldmi, same, three_and_three
 from torch import nn
 
 from ldmi_lightning.checkpoints import KEY, read_checkpoint
@@ -26,6 +29,8 @@ REPO = Path(__file__).parents[1]
 FIT = [
     *("fit", "--config", str(REPO / "configs/quickstart.yaml"), "--trainer.enable_progress_bar", "false"),
     *("--model.warmup.epochs", "1", "--model.robust.epochs", "1", "--data.batch_size", "200"),
+    *("--model.robust.scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"),
+    *("--model.robust.scheduler.mode", "max", "--model.robust.scheduler.patience", "3"),
 ]
 
 
@@ -237,6 +242,44 @@ def test_a_mask_may_hold_minus_infinity(small: bytes) -> None:
     assert same(read_checkpoint("masked.ckpt")["state_dict"]["backbone.mask"], mask)
 
 
+def test_a_save_cut_short_leaves_the_checkpoint_before_it_intact(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning moves a checkpoint to its place, which is a copy where the temporary folder is another file system."""
+    move, moves = shutil.move, 0
+
+    def cut_short(source: str, target: str) -> None:
+        nonlocal moves
+        moves += 1
+        if moves < 3:  # the first epoch's best and last, and then the second's last
+            move(source, target)
+        else:
+            Path(target).write_bytes(Path(source).read_bytes()[:1000])
+            raise Stopped
+
+    monkeypatch.setattr("shutil.move", cut_short)
+    frozen = functools.partial(torch.optim.SGD, lr=0.0)  # the first epoch stays the best
+    with pytest.raises(Stopped):
+        make_trainer().fit(ldmi(*three_and_three(optimizer=frozen)), digits())
+    (last,) = Path().rglob("last.ckpt")
+    assert read_checkpoint(last)["epoch"] == 0
+
+
+def test_an_error_after_the_training_loses_no_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "results.json")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ldmi_lightning.results.write_json", full)
+        assert "No space left on device (results.json)" in line_of(capsys, *FIT)
+    (last,) = Path().glob("runs/*/last.ckpt")
+    assert len(list(last.parent.glob("*.ckpt"))) == 5
+    assert main(["fit", "--ckpt_path", str(last)]) == 0
+    assert (last.parent / "results.json").is_file()
+
+
 def line_of(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     """Run a command that must be refused; return its one line."""
     capsys.readouterr()
@@ -295,6 +338,7 @@ class Seven(NoisyDataModule):
         (["fit", "--data.batch_size", "8"], "data.batch_size is 8, but was 200"),
         (["fit", "--data.noise.rate", "0.5"], "data.noise (requested_rate) is 0.5, but was 0.6"),
         (["fit", "--model.robust.loss.memory", "0.5"], "memory=0.5"),
+        (["fit", "--model.robust.scheduler.patience", "4"], "scheduler.init_args.patience is 4, but was 3"),
         (["fit", "--data", "seven.Seven"], "model.num_classes is 7, but was 10"),
         (["test", "--data", "seven.Seven"], "(10, 64) in the checkpoint, but (7, 64) in the model"),
         (["test", "--model.robust", "null"], "losses.robust.joint_memory"),

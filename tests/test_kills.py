@@ -18,6 +18,7 @@ import torch
 from test_resume import same
 
 from ldmi_lightning.cli import main
+from ldmi_lightning.loggers import RunCSVLogger
 
 # Runs are forked from a server that has imported everything: an import costs more than such a run.
 FORKS = multiprocessing.get_context("forkserver")
@@ -150,7 +151,7 @@ def test_five_kills_at_random_moments_leave_no_trace(
     pytest.fail("thirty runs ended before they could be killed five times")
 
 
-@pytest.mark.parametrize("write", [pytest.param(write, marks=HUNDRED) for write in range(1, 100)])
+@pytest.mark.parametrize("write", [pytest.param(write, marks=HUNDRED) for write in range(1, 70)])
 def test_a_kill_before_any_write_leaves_no_trace(
     write: int, whole: tuple[dict[str, Any], float], tmp_path: Path
 ) -> None:
@@ -161,6 +162,21 @@ def test_a_kill_before_any_write_leaves_no_trace(
     resumed = Command(tmp_path)
     assert resumed.exit_code() == 0, resumed.printed()
     assert same(left_by(tmp_path), whole[0])
+
+
+def test_an_interrupted_rewrite_of_the_rows_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    logger = RunCSVLogger(str(tmp_path))
+    logger.log_metrics({"epoch": 0, "train/loss": 1.0})
+    logger.save()
+    rows = (tmp_path / "metrics.csv").read_text()
+    logger.log_metrics({"epoch": 1, "test/acc": 0.5})
+    monkeypatch.setattr("csv.DictWriter.writerows", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        logger.save()
+    assert (tmp_path / "metrics.csv").read_text() == rows
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])

@@ -13,6 +13,7 @@ from conftest import MakeTrainer
 from pytorch_lightning.callbacks import EarlyStopping, Timer
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau, StepLR
+from torch.utils.data import DataLoader, TensorDataset
 
 from ldmi_lightning import LDMIModule, Stage
 from ldmi_lightning.datamodules import DigitsDataModule
@@ -153,6 +154,42 @@ def test_best_checkpoint_can_be_resumed_too(
     resumed = ldmi(*three_and_three(schedulers), weight_seed=2)
     make_trainer().fit(resumed, digits(), ckpt_path=folder / f"{stage}-best.ckpt")
     assert same(resumed.state_dict(), whole.state_dict())
+
+
+class Streamed(pl.LightningDataModule):
+    """Someone else's datamodule, with PyTorch's own loaders."""
+
+    def __init__(self, shuffle: bool, workers: int) -> None:
+        super().__init__()
+        self.shuffle, self.workers = shuffle, workers
+        self.data = digits()
+        self.data.setup("fit")
+
+    def _loader(self, split: str, shuffle: bool) -> DataLoader[Any]:
+        part = self.data.splits[split]
+        return DataLoader(TensorDataset(part.x / 16, part.y), 199, shuffle=shuffle, num_workers=self.workers)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._loader("train", self.shuffle)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._loader("val", False)
+
+
+@pytest.mark.parametrize("epoch", [2, 3])
+@pytest.mark.parametrize(("shuffle", "workers"), [(False, 0), (True, 0), (True, 2)])
+def test_run_on_pytorchs_own_loaders_resumes_too(
+    make_trainer: MakeTrainer, tmp_path: Path, shuffle: bool, workers: int, epoch: int
+) -> None:
+    stages, data = partial(three_and_three, patience=None), partial(Streamed, shuffle, workers)
+    whole = ldmi(*stages())
+    make_trainer(default_root_dir=tmp_path / "whole").fit(whole, data())
+    stopped = make_trainer(default_root_dir=tmp_path / "stopped", callbacks=[StopAt(epoch)])
+    with pytest.raises(Stopped):
+        stopped.fit(ldmi(*stages()), data())
+    resumed = ldmi(*stages(), weight_seed=2)
+    make_trainer().fit(resumed, data(), ckpt_path=next(tmp_path.glob("stopped/*/last.ckpt")))
+    assert_same_run(resumed, tmp_path / "stopped", whole, tmp_path / "whole")
 
 
 class TimeIsUp(pl.Callback):
