@@ -6,7 +6,7 @@ INSTALLED := build/installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test slow kills errors overhead lint format format-check types doctest structure bench check clean
+.PHONY: help quickstart test slow kills errors gpu overhead lint format format-check types doctest structure bench check clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -54,6 +54,10 @@ errors: $(READY)  ## Write docs/errors.md anew from the mistakes that its test m
 	@mkdir -p build && rm -f build/errors.tsv
 	-WRITE_ERRORS=$(CURDIR)/build/errors.tsv $(BIN)/python -m pytest -q tests/test_errors.py
 	$(BIN)/python tests/test_errors.py build/errors.tsv
+
+gpu: $(READY)  ## Test and measure on a GPU, where there is one (ARGS="--root FOLDER" for real data)
+	$(BIN)/python -m pytest tests/test_cuda.py tests/test_precision.py tests/test_ranks.py -k "cuda or gpu"
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 overhead: $(READY)  ## Compare fit with a hand-written loop (ARGS="--root FOLDER" for real data)
 	$(BIN)/python benchmarks/overhead.py $(ARGS)

@@ -130,8 +130,6 @@ class Rival(JointMatrixLogger):
         torch.manual_seed(derived_seed(base_seed(), trainer.current_epoch, 0))
         steps = int(trainer.num_training_batches)
 
-        # Lightning sets it, and Adam then looks for NVIDIA's library in each step; who writes a loop by hand is spared that.
-        nvml_check = os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", "0")
         begin = now()
         net.train()
         total = torch.zeros(())
@@ -151,7 +149,6 @@ class Rival(JointMatrixLogger):
                 hits += (net(x).argmax(dim=1) == y).sum()
         hits.item()
         end = now()
-        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = nvml_check
         return Epoch(trained - begin, end - begin, np.zeros(2))
 
 

@@ -1,4 +1,4 @@
-"""NoisyDataModule: splits, noise, loaders, fingerprints and errors of all resident data sets."""
+"""NoisyDataModule: splits, noise, loaders, fingerprints and errors of all data sets."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -13,24 +13,26 @@ from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import Noise, NoNoise, fingerprint, report
 from ldmi_lightning.seeding import base_seed, derived_seed
 
-from .loaders import ResidentLoader, Split
+from .loaders import IndexLoader, ResidentLoader, Split
+from .streamed import ImageFiles, StreamedLoader
 
 
 class Examples(NamedTuple):
     """What a subclass loads for one split.
 
     Attributes:
-        x: inputs, shape ``(N, ...)``; uint8 images ``(N, C, H, W)`` or int64 tokens.
-        y: clean labels, shape ``(N,)``.
+        x: inputs, shape ``(N, ...)``: uint8 images ``(N, C, H, W)`` or integer tokens ``(N, L)``, held in memory; or
+            :class:`~ldmi_lightning.datamodules.streamed.ImageFiles`, which are read batch by batch.
+        y: labels as the data set gives them, shape ``(N,)``: what noise is applied to.
         index: position of each sample in the ORIGINAL data set, shape ``(N,)``.
     """
 
-    x: Tensor
+    x: Tensor | ImageFiles
     y: NDArray[np.int64]
     index: NDArray[np.int64]  # type: ignore[assignment]  # tuple.index is not needed here
 
     def take(self, where: slice | NDArray[np.int64]) -> "Examples":
-        """Return some of the samples."""
+        """Return some of the samples: a slice of a tensor shares its memory, an array of positions copies."""
         return Examples(self.x[where], self.y[where], self.index[where])
 
 
@@ -49,6 +51,10 @@ class NoisyDataModule(pl.LightningDataModule):
 
     shared_noise_stream: ClassVar[bool] = False
     """Whether noise is drawn in one stream over training and then validation labels, or anew at the seed for each."""
+    noisy_splits: ClassVar[tuple[str, ...]] = ("train", "val")
+    """The splits whose labels the noise is applied to."""
+    num_workers: int = 0
+    """Processes that read a streamed data set; resident data needs none."""
 
     def __init__(
         self,
@@ -83,6 +89,10 @@ class NoisyDataModule(pl.LightningDataModule):
         """Return what turns a stored batch into the model's inputs."""
         return nn.Identity()
 
+    def labels_are_true(self, split: str) -> bool:
+        """Whether the labels that :meth:`load` gives a split are the true ones, rather than noisy already."""
+        return True
+
     # -- splits and noise ---------------------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
@@ -92,29 +102,49 @@ class NoisyDataModule(pl.LightningDataModule):
         examples = self.load()
         for name, part in examples.items():
             check_labels(part.y, self.num_classes, f"The {name} split of {type(self).__name__}")
-        train, val = examples["train"], examples["val"]
-        if self.shared_noise_stream:
-            both = self._inject(
-                np.concatenate([train.y, val.y]), np.concatenate([train.index, val.index]), torch.cat([train.x, val.x])
-            )
-            noisy_train, noisy_val = both[: len(train.y)], both[len(train.y) :]
-        else:
-            noisy_train, noisy_val = self._inject(train.y, train.index, train.x), self._inject(val.y, val.index, val.x)
-        for name, noisy in (("train", noisy_train), ("val", noisy_val)):
-            check_labels(noisy, self.num_classes, f"The noisy {name} split of {type(self).__name__}")
-        labels = {"train": noisy_train, "val": noisy_val, "test": examples["test"].y}
+        self._refuse_missing_classes(examples["train"].y)
+        labels = {name: part.y for name, part in examples.items()} | self._noisy_labels(examples)
+        true = {name: part.y for name, part in examples.items() if self.labels_are_true(name)}
+        for name in self.noisy_splits:
+            check_labels(labels[name], self.num_classes, f"The noisy {name} split of {type(self).__name__}")
         self._report = report(
-            self.noise, train.y, noisy_train, self.num_classes, sha256=fingerprint(noisy_train, noisy_val)
+            self.noise,
+            true.get("train"),
+            labels["train"],
+            self.num_classes,
+            sha256=fingerprint(labels["train"], labels["val"]),
         )
         self.splits = {
             name: Split(
-                part.x, *(torch.from_numpy(np.asarray(a, np.int64)) for a in (labels[name], part.y, part.index))
+                part.x,
+                torch.from_numpy(labels[name]),
+                torch.from_numpy(true[name]) if name in true else torch.full((len(part.y),), -1),
+                torch.from_numpy(part.index),
             )
             for name, part in examples.items()
         }
 
-    def _inject(self, labels: NDArray[np.int64], index: NDArray[np.int64], x: Tensor) -> NDArray[np.int64]:
+    def _noisy_labels(self, examples: Mapping[str, Examples]) -> dict[str, NDArray[np.int64]]:
+        parts = [examples[name] for name in self.noisy_splits]
+        if not self.shared_noise_stream:
+            return {name: self._inject([part]) for name, part in zip(self.noisy_splits, parts, strict=True)}
+        ends = np.cumsum([len(part.y) for part in parts])[:-1]
+        return dict(zip(self.noisy_splits, np.split(self._inject(parts), ends), strict=True))
+
+    def _inject(self, parts: Sequence[Examples]) -> NDArray[np.int64]:
+        labels, index = (np.concatenate(arrays) for arrays in zip(*((p.y, p.index) for p in parts), strict=True))
+        # Inputs are large: a copy of them only where they count.
+        x = torch.cat([_in_memory(part.x, self.noise) for part in parts]) if self.noise.needs_inputs else None
         return self.noise(labels, self.num_classes, index=index, x=x)
+
+    def _refuse_missing_classes(self, labels: NDArray[np.int64]) -> None:
+        missing = np.flatnonzero(np.bincount(labels, minlength=self.num_classes) == 0)
+        if len(missing):
+            names = ", ".join(str(self.class_names[label]) for label in missing[:5])
+            raise UserError(
+                f"The train split of {type(self).__name__} has no sample of {len(missing)} of its {self.num_classes} "
+                f"classes ({names}): what has never been seen cannot be learnt. Add samples, or leave the class out."
+            )
 
     def noise_report(self) -> dict[str, Any]:
         """Describe the noise as it came out: see :func:`ldmi_lightning.noise.report`. Known after ``setup``."""
@@ -128,11 +158,11 @@ class NoisyDataModule(pl.LightningDataModule):
 
     # -- loaders ------------------------------------------------------------------------------------------------------
 
-    def train_dataloader(self) -> ResidentLoader:
+    def train_dataloader(self) -> IndexLoader:
         """Return the training batches, shuffled by seed and epoch."""
         return self._loader("train", self.train_transform(), shuffle_seed=base_seed())
 
-    def train_eval_dataloader(self, num_samples: int | None = None) -> ResidentLoader:
+    def train_eval_dataloader(self, num_samples: int | None = None) -> IndexLoader:
         """Return the training set in index order without augmentation, or a seeded subset of ``num_samples``."""
         n, only = len(self.splits["train"]), None
         if num_samples is not None and num_samples < n:
@@ -140,34 +170,47 @@ class NoisyDataModule(pl.LightningDataModule):
             only = torch.randperm(n, generator=generator)[:num_samples].sort().values
         return self._loader("train", self.eval_transform(), only=only)
 
-    def val_dataloader(self) -> ResidentLoader:
+    def val_dataloader(self) -> IndexLoader:
         """Return the validation set, with noisy labels."""
         return self._loader("val", self.eval_transform())
 
-    def test_dataloader(self) -> ResidentLoader:
+    def test_dataloader(self) -> IndexLoader:
         """Return the test set, with clean labels."""
         return self._loader("test", self.eval_transform())
 
-    def predict_dataloader(self) -> ResidentLoader:
+    def predict_dataloader(self) -> IndexLoader:
         """Return the test set."""
         return self.test_dataloader()
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Leave a batch where it is: the loaders make it on the device, and Lightning's search through it costs time."""
+        return batch
+
     def _loader(
         self, name: str, transform: nn.Module, *, shuffle_seed: int | None = None, only: Tensor | None = None
-    ) -> ResidentLoader:
+    ) -> IndexLoader:
         trainer = self.trainer
         device = trainer.strategy.root_device if trainer is not None else torch.device("cpu")
-        self.splits[name] = self.splits[name].to(device)  # once, however many loaders read it
-        return ResidentLoader(
-            self.splits[name],
-            self.batch_size,
-            transform,
-            shuffle_seed=shuffle_seed,
-            only=only,
-            rank=trainer.global_rank if trainer is not None else 0,
-            world_size=trainer.world_size if trainer is not None else 1,
-            device=device,
-        )
+        self.splits[name] = split = self.splits[name].to(device)  # once, however many loaders read it
+        place: dict[str, Any] = {
+            "shuffle_seed": shuffle_seed,
+            "only": only,
+            "rank": trainer.global_rank if trainer is not None else 0,
+            "world_size": trainer.world_size if trainer is not None else 1,
+            "device": device,
+        }
+        if isinstance(split.x, ImageFiles):
+            return StreamedLoader(split, self.batch_size, transform, num_workers=self.num_workers, **place)
+        return ResidentLoader(split, self.batch_size, transform, **place)
+
+
+def _in_memory(x: Tensor | ImageFiles, noise: Noise) -> Tensor:
+    if isinstance(x, Tensor):
+        return x
+    raise UserError(
+        f"{type(noise).__name__} needs all inputs in memory, but this data set's images are read from files. Choose a noise "
+        "that depends on the class alone, or LabelFileNoise."
+    )
 
 
 def check_labels(labels: NDArray[np.int64], num_classes: int, what: str) -> None:

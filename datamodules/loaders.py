@@ -6,6 +6,7 @@ in an epoch.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,24 +17,25 @@ from ldmi_lightning.seeding import derived_seed
 
 
 class Split:
-    """One split, resident in memory.
+    """One split: its inputs, which are resident in memory or files, and its labels.
 
     Args:
-        x: inputs, shape ``(N, ...)``, uint8 or int64.
+        x: inputs, shape ``(N, ...)``, uint8 or integer tokens; or anything else of that length that is no tensor.
         y: labels to learn from, shape ``(N,)``, int64.
         y_clean: true labels, shape ``(N,)``, int64; -1 where unknown.
         original_index: position of each sample in the original data set, shape ``(N,)``, int64.
     """
 
-    def __init__(self, x: Tensor, y: Tensor, y_clean: Tensor, original_index: Tensor) -> None:
+    def __init__(self, x: Any, y: Tensor, y_clean: Tensor, original_index: Tensor) -> None:
         self.x, self.y, self.y_clean, self.original_index = x, y, y_clean, original_index
 
     def __len__(self) -> int:
         return len(self.y)
 
     def to(self, device: torch.device) -> "Split":
-        """Return the split with inputs and labels on ``device``."""
-        return Split(self.x.to(device), self.y.to(device), self.y_clean.to(device), self.original_index)
+        """Return the split with labels, and inputs that are a tensor, on ``device``."""
+        x = self.x.to(device) if isinstance(self.x, Tensor) else self.x
+        return Split(x, self.y.to(device), self.y_clean.to(device), self.original_index)
 
 
 def train_batches(n: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
@@ -56,13 +58,13 @@ def eval_batches(n: int, batch_size: int) -> list[Tensor]:
     return list(torch.arange(n).tensor_split(-(-n // batch_size)))
 
 
-class ResidentLoader:
-    """Gathers whole batches of a resident split by index, on the device, and transforms them there.
+class IndexLoader:
+    """Which samples this process gets in which batch; a subclass gets them.
 
     Args:
-        split: the data; moved to ``device`` once.
+        split: the data.
         batch_size: size of the GLOBAL batch, at least the number of ranks.
-        transform: maps a batch of stored inputs to the model's inputs.
+        transform: maps a batch of stored inputs, on the device, to the model's inputs.
         shuffle_seed: seed of the epochs' orders; ``None`` for index order, nothing dropped.
         only: positions to which the loader keeps; ``None`` for the whole split.
         rank: this process.
@@ -90,7 +92,7 @@ class ResidentLoader:
                 f"{world_size} devices. Raise it to at least {world_size}."
             )
         self.device = device or torch.device("cpu")
-        self.split = split.to(self.device)
+        self.split = split
         self.batch_size = batch_size
         self.transform = transform.to(self.device)
         self.shuffle_seed = shuffle_seed
@@ -99,7 +101,7 @@ class ResidentLoader:
         self.epoch = 0
 
     @property
-    def sampler(self) -> "ResidentLoader":
+    def sampler(self) -> "IndexLoader":
         """Lightning tells a loader's ``sampler`` which epoch it is, also when it resumes a run."""
         return self
 
@@ -111,13 +113,28 @@ class ResidentLoader:
         n, size = len(self.only), self.batch_size
         return max(1, n // size) if self.shuffle_seed is not None else -(-n // size)
 
+    def batches(self) -> Iterator[Tensor]:
+        """Yield this process's part of each batch of the epoch: positions in the split, on the CPU."""
+        n, size, seed = len(self.only), self.batch_size, self.shuffle_seed
+        for batch in eval_batches(n, size) if seed is None else train_batches(n, size, seed, self.epoch):
+            yield self.only[batch].tensor_split(self.world_size)[self.rank]
+
+
+class ResidentLoader(IndexLoader):
+    """Gathers whole batches of a resident split by index, on the device, and transforms them there.
+
+    Its arguments are those of :class:`IndexLoader`; the split is moved to the device once.
+    """
+
+    def __init__(self, split: Split, *args: Any, **kwargs: Any) -> None:
+        super().__init__(split, *args, **kwargs)
+        self.split = split.to(self.device)
+
     def __iter__(self) -> Iterator[Batch]:
         # A generator: its body runs at the first batch, after Lightning has told the epoch.
-        n, size = len(self.only), self.batch_size
-        seed = self.shuffle_seed
-        batches = eval_batches(n, size) if seed is None else train_batches(n, size, seed, self.epoch)
-        for batch in batches:
-            index = self.only[batch].tensor_split(self.world_size)[self.rank].to(self.device)
+        batches = list(self.batches())
+        # One copy to the device for the whole epoch: each copy makes the host wait.
+        for index in torch.cat(batches).to(self.device).split([len(batch) for batch in batches]):
             yield Batch(
                 self.transform(self.split.x.index_select(0, index)),
                 self.split.y.index_select(0, index),

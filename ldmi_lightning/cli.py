@@ -36,7 +36,7 @@ from ldmi_lightning.module import LDMIModule
 from ldmi_lightning.parsing import Parser, add_own_config, configs_first, one_line
 from ldmi_lightning.ranks import gather_over_ranks
 from ldmi_lightning.run_folder import claim, is_run_folder, make_run_folder
-from ldmi_lightning.trainer_rules import callbacks_of, is_fast_dev_run
+from ldmi_lightning.trainer_rules import callbacks_of, check_strategy, is_fast_dev_run
 
 DEFAULT_DATA = {"class_path": "ldmi_lightning.datamodules.DigitsDataModule"}
 DEFAULT_MODEL = {
@@ -57,6 +57,7 @@ DEFAULT_MODEL = {
 }
 CONFIG_NAME = "config.yaml"
 HARMLESS_WARNINGS = (
+    r"GPU available but not used",  # who asks for the CPU knows
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning on torch 2.15, in every fit
     r"The number of training batches .* is smaller than the logging interval",  # all is logged at the epoch's end
 )
@@ -177,6 +178,9 @@ class LDMICLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:
             raise UserError(one_line(str(error))) from error
+        if self.subcommand == "fit" and isinstance(self.model, LDMIModule):
+            # The module would refuse it too, but on each rank.
+            check_strategy(self.trainer, [stage.loss for stage in self.model.stages.values()])
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add the callbacks that a run needs."""

@@ -9,6 +9,7 @@ With softmax outputs :math:`p_i` and noisy labels :math:`\tilde y_i`,
 float64: the determinant of a hundred classes is far below what float32 can hold.
 """
 
+import math
 import sys
 
 import torch
@@ -81,8 +82,9 @@ def log_dmi(joint: Tensor) -> Tensor:
     >>> round(log_dmi(torch.zeros(2, 2).double()).item(), 2)
     -1416.79
     """
-    floor = joint.shape[0] * torch.log(torch.tensor(sys.float_info.min, dtype=torch.float64, device=joint.device))
     value = torch.linalg.slogdet(joint).logabsdet
+    # Filled in on the device: a number that is copied there makes the host wait.
+    floor = torch.full_like(value, joint.shape[0] * math.log(sys.float_info.min))
     return torch.where(value > floor, value, floor)
 
 

@@ -33,6 +33,7 @@ from ldmi_lightning.trainer_rules import (
     go_on_with_next_stage,
     is_fast_dev_run,
     out_of_time,
+    search_for_gpus_once,
     settings_of,
 )
 
@@ -84,6 +85,13 @@ class LDMIModule(pl.LightningModule):
         self._labels_unchecked = False
         self.improved = False
         """Whether the last validation found the running stage's best weights so far."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a plain attribute without PyTorch's search among weights: Lightning sets one some fifty times a step."""
+        if name in self.__dict__ and not isinstance(value, nn.Parameter | nn.Module):
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def build_backbone(self) -> nn.Module:
         """Make the backbone; for subclasses that are given none."""
@@ -249,6 +257,7 @@ class LDMIModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Tell the Trainer how long the stages last, counting what a checkpoint says has already been run."""
         self.trainer.fit_loop.max_epochs = self._last_epoch()
+        search_for_gpus_once()
 
     def on_train_start(self) -> None:
         """Check the losses against the batch size of someone else's loader, now that there is one."""

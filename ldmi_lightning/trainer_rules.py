@@ -1,5 +1,6 @@
 """What the stages ask of a Lightning Trainer: its length, its callbacks, and why it was told to stop."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -123,6 +124,12 @@ def begin_batches_anew(trainer: pl.Trainer) -> None:
     """Begin the first epoch of a resumed run again: Lightning has, before the epoch was seeded and its sampler told."""
     if trainer.fit_loop.is_resuming and trainer.fit_loop._data_fetcher is not None:
         iter(trainer.fit_loop._data_fetcher)
+
+
+def search_for_gpus_once() -> None:
+    """Where there is no GPU, spare the optimizer a search for NVIDIA's library in each step, which Lightning asks for."""
+    if not torch.cuda.is_available():
+        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
 
 def settings_of(trainer: pl.Trainer) -> dict[str, Any]:

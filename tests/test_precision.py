@@ -76,7 +76,8 @@ def fit(make_trainer: MakeTrainer, module: LDMIModule, accelerator: str, precisi
     return losses
 
 
-@pytest.mark.parametrize(("accelerator", "precision"), MIXED)
+# 16-mixed takes other steps: its scaler skips the first few while it looks for a scale. test_cuda.py compares its loss.
+@pytest.mark.parametrize(("accelerator", "precision"), MIXED[:2])
 def test_both_stages_have_the_loss_of_32_bits(make_trainer: MakeTrainer, accelerator: str, precision: str) -> None:
     half = fit(make_trainer, ldmi(), accelerator, precision)
     full = fit(make_trainer, ldmi(), accelerator, "32-true")

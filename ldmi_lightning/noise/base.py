@@ -1,7 +1,7 @@
 """The contract of a label-noise injector, and the draw that all matrix kinds share."""
 
 import hashlib
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,9 @@ class Noise:
         seed: seed of the draw; ``None`` takes the run's own seed (``seed_everything``).
     """
 
+    needs_inputs: ClassVar[bool] = False
+    """Whether the labels depend on the inputs, which are given as ``x`` then and ``None`` otherwise."""
+
     def __init__(self, seed: int | None = None) -> None:
         if seed is not None and not 0 <= seed < 2**32:
             raise UserError(f"A noise seed must lie in 0..2**32-1, but got {seed}. Set --data.noise.seed.")
@@ -75,20 +78,30 @@ class Noise:
         return draw_labels(labels, transition, self.seed)
 
 
-def report(noise: Noise, clean: Labels, noisy: Labels, num_classes: int, *, sha256: str) -> dict[str, Any]:
+def report(noise: Noise, clean: Labels | None, noisy: Labels, num_classes: int, *, sha256: str) -> dict[str, Any]:
     """Describe the noise as it came out, in plain JSON types.
+
+    Args:
+        noise: the injector.
+        clean: true labels of the training set, shape ``(N,)``; ``None`` where nobody knows them.
+        noisy: labels to learn from, shape ``(N,)``.
+        num_classes: C.
+        sha256: fingerprint of all noisy labels.
 
     Returns:
         ``injector``, ``seed``, ``requested_rate`` (``None`` where the injector has none), ``train_rate`` (share of
-        labels changed), ``matrix`` (realised, ``None`` in rows without samples) and ``sha256`` of the noisy labels.
+        labels changed; ``None`` where the true ones are unknown), ``matrix`` (realised, ``None`` in rows without
+        samples; ``None`` as a whole likewise) and ``sha256``.
     """
-    matrix = realised_matrix(clean, noisy, num_classes)
+    matrix = realised_matrix(clean, noisy, num_classes) if clean is not None else None
     return {
         "injector": type(noise).__name__,
         "seed": noise.seed,
         "requested_rate": getattr(noise, "rate", None),
-        "train_rate": float((clean != noisy).mean()),
-        "matrix": [[None if np.isnan(share) else float(share) for share in row] for row in matrix],
+        "train_rate": float((clean != noisy).mean()) if clean is not None else None,
+        "matrix": None
+        if matrix is None
+        else [[None if np.isnan(share) else float(share) for share in row] for row in matrix],
         "sha256": sha256,
     }
 
