@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from ldmi_lightning import checkpoints
+from ldmi_lightning import checkpoints, resume
 from ldmi_lightning.batch import Batch, as_batch, check_labels
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.joint import dmi_normalised, log_dmi
@@ -34,7 +34,6 @@ from ldmi_lightning.trainer_rules import (
     is_fast_dev_run,
     out_of_time,
     search_for_gpus_once,
-    settings_of,
 )
 
 
@@ -385,7 +384,7 @@ class LDMIModule(pl.LightningModule):
         """Put the stages' progress, and what the run is, into the checkpoint."""
         checkpoint[checkpoints.KEY] = {
             "progress": self.progress.state_dict(),
-            "identity": self._identity(self.progress),
+            "identity": resume.identity_of(self, self.progress),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -397,57 +396,16 @@ class LDMIModule(pl.LightningModule):
         if self.trainer.state.fn != TrainerFn.FITTING:
             self._refuse_misfit(checkpoint["state_dict"], self.state_dict())
             return
-        saved = checkpoint.get(checkpoints.KEY)
-        missing = [key for key in checkpoints.TO_RESUME if key not in checkpoint]
-        if saved is None or missing:
-            fault = f"it lacks {', '.join(missing)}" if saved else "it is none of LDMIModule's"
-            raise UserError(f"This checkpoint cannot be resumed: {fault}. Give the last.ckpt of a run.")
-        try:
-            progress = Progress(**saved["progress"])
-        except TypeError as error:
-            raise UserError(
-                f"This checkpoint cannot be resumed: another version of ldmi_lightning wrote it ({error}). Begin a new run "
-                "without --ckpt_path."
-            ) from error
-        if changed := checkpoints.difference(saved["identity"], self._identity(progress)):
-            raise UserError(
-                f"This run is not the one that the checkpoint comes from: {changed}. Only epochs of a stage not yet "
-                "finished, patience, loggers and devices may change. Repeat the setting, or begin a new run without "
-                "--ckpt_path."
-            )
+        progress = resume.progress_of(checkpoint)
+        resume.refuse_another_run(checkpoint, resume.identity_of(self, progress))
         self._refuse_misfit(checkpoint["state_dict"], self.state_dict())
         if progress.best_weights is not None:
             self._refuse_misfit(progress.best_weights, self.backbone.state_dict())
         self.progress = progress
 
     def _refuse_misfit(self, saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
-        # A loss's buffers take their size from the checkpoint.
-        own = {name: saved.get(name, value) if name.startswith("losses.") else value for name, value in own.items()}
-        if self.strict_loading and (fault := checkpoints.misfit(saved, own)):
-            raise UserError(
-                f"The checkpoint's weights are not this model's: {fault}. Give the configuration of the run that the "
-                "checkpoint comes from: --config RUN/config.yaml."
-            )
-
-    def _identity(self, progress: Progress) -> dict[str, Any]:
-        """Return what must stay the same when a run goes on, as plain values under the names of the options."""
-        identity: dict[str, Any] = {
-            "model.num_classes": self.num_classes,
-            "model.backbone": type(self.backbone).__name__,
-        }
-        for name, stage in self.stages.items():
-            identity |= {f"model.{name}.loss": repr(stage.loss), f"model.{name}.monitor": stage.selected_by}
-        ended = [*progress.finished, *([progress.stage] if progress.over else [])]
-        identity |= {f"model.{name}.epochs": self.stages[name].epochs for name in ended if name in self.stages}
-        plain = {key: value for key, value in self.hparams.items() if key not in ("_instantiator", "_class_path")}
-        free = {f"model.{name}.{key}" for name in self.stages for key in ("epochs", "patience")}
-        identity |= {key: value for key, value in checkpoints.flatten(plain, "model").items() if key not in free}
-        if data := labelled_data(self.trainer):
-            identity["data.batch_size"] = data.batch_size
-            noise = data.noise_report()
-            identity |= {f"data.noise ({key})": noise[key] for key in ("injector", "seed", "requested_rate", "sha256")}
-        identity["seed_everything"] = base_seed()
-        return identity | settings_of(self.trainer)
+        if self.strict_loading:
+            resume.refuse_misfit(saved, own)
 
     # -- validation, test, prediction ---------------------------------------------------------------------------------
 
