@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
+from weakref import WeakSet
 
 import numpy as np
 import pytorch_lightning as pl
@@ -74,6 +75,7 @@ class NoisyDataModule(pl.LightningDataModule):
         self.root = root
         self.splits: dict[str, Split] = {}
         self._report: dict[str, Any] | None = None
+        self._streams: WeakSet[StreamedLoader] = WeakSet()
 
     # -- what a subclass says -----------------------------------------------------------------------------------------
 
@@ -186,6 +188,15 @@ class NoisyDataModule(pl.LightningDataModule):
         """Leave a batch where it is: the loaders make it on the device, and Lightning's search through it costs time."""
         return batch
 
+    def teardown(self, stage: str) -> None:
+        """End the processes that read."""
+        for stream in self._streams:
+            stream.close()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """End the processes that read."""
+        self.teardown("")
+
     def _loader(
         self, name: str, transform: nn.Module, *, shuffle_seed: int | None = None, only: Tensor | None = None
     ) -> IndexLoader:
@@ -200,7 +211,9 @@ class NoisyDataModule(pl.LightningDataModule):
             "device": device,
         }
         if isinstance(split.x, ImageFiles):
-            return StreamedLoader(split, self.batch_size, transform, num_workers=self.num_workers, **place)
+            stream = StreamedLoader(split, self.batch_size, transform, num_workers=self.num_workers, **place)
+            self._streams.add(stream)
+            return stream
         return ResidentLoader(split, self.batch_size, transform, **place)
 
 

@@ -10,7 +10,7 @@ from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import Noise
 
 from .base import Examples, NoisyDataModule, check_labels
-from .hub import decode_images, load_hub_dataset
+from .hub import decode_images, load_hub_dataset, read_labels
 from .transforms import Normalise
 
 HUB_ID = "zalando-datasets/fashion_mnist"
@@ -58,7 +58,7 @@ class FashionMNISTDataModule(NoisyDataModule):
 
     def _examples(self, data: Any, split: str) -> Examples:
         images = decode_images(data, "image", "L")
-        labels = np.array([-1 if label is None else label for label in data["label"]], dtype=np.int64)
+        labels = read_labels(data, "label")
         check_labels(labels, len(NAMES), f"The {split} split of {type(self).__name__}")
         if self.classes == "bag":
             labels = (labels != BAG).astype(np.int64)

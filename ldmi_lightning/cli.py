@@ -1,4 +1,4 @@
-"""The ``ldmi`` command: ``ldmi fit | validate | test | predict``."""
+"""The ``ldmi`` command: ``ldmi fit | validate | test | predict``, which train and use a model, and ``ldmi noise``."""
 
 import csv
 import logging
@@ -24,16 +24,16 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-import ldmi_lightning.datamodules
-import ldmi_lightning.models  # noqa: F401  (short class names need the modules imported)
-from ldmi_lightning import pictures, results
-from ldmi_lightning.batch import LabelledData
+import ldmi_lightning.models  # noqa: F401  (short class names need the module imported)
+from ldmi_lightning import noise_command, pictures, results
 from ldmi_lightning.callbacks import JointMatrixLogger, StageCheckpoint, StageProgressBar, WandbRecord
 from ldmi_lightning.checkpoints import read_checkpoint
+from ldmi_lightning.datamodules import NoisyDataModule
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.loggers import close_wandb, logger_config, name_folder, offline_runs, open_wandb
 from ldmi_lightning.module import LDMIModule
-from ldmi_lightning.parsing import Parser, add_own_config, configs_first, one_line
+from ldmi_lightning.noise import NoNoise
+from ldmi_lightning.parsing import Parser, add_own_config, check_mappings, check_seed, configs_first, one_line
 from ldmi_lightning.ranks import gather_over_ranks
 from ldmi_lightning.run_folder import claim, is_run_folder, make_run_folder
 from ldmi_lightning.trainer_rules import callbacks_of, check_strategy, is_fast_dev_run
@@ -61,7 +61,16 @@ HARMLESS_WARNINGS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning on torch 2.15, in every fit
     r"The number of training batches .* is smaller than the logging interval",  # all is logged at the epoch's end
 )
+# What PyTorch's RuntimeErrors say when a process that reads data has died, and when another rank has.
+LOST_WORKER, LOST_RANK = "DataLoader worker (pid", "Connection closed by peer"
 DESCRIPTION = "Train classifiers on labels that cannot be trusted: a cross-entropy warm-up, then L_DMI, in one fit."
+COMMANDS = {
+    "fit": "train both stages, test each on clean labels, and keep all of it in a folder of the run's own",
+    "validate": "show a checkpoint's val/acc, val/log_dmi, ... on the validation set",
+    "test": "show a checkpoint's accuracy on the clean test set",
+    "predict": "write a checkpoint's predictions of the test set to files",
+    "noise": "show what label noise does to a data set, and keep the labels, without training",
+}
 
 
 class LDMICLI(LightningCLI):
@@ -95,6 +104,9 @@ class LDMICLI(LightningCLI):
         """Link the number of classes to the model and its backbone, and set the embedded defaults."""
         for target in ("model.init_args.num_classes", "model.init_args.backbone.init_args.num_classes"):
             parser.link_arguments("data", target, compute_fn=number_of_classes, apply_on="instantiate")
+        # Passed over where the data has no such attribute, or the backbone no such argument.
+        vocab_size = "model.init_args.backbone.init_args.vocab_size"
+        parser.link_arguments("data.vocab_size", vocab_size, apply_on="instantiate")
         parser.set_defaults({"data": DEFAULT_DATA, "model": DEFAULT_MODEL})
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -107,10 +119,8 @@ class LDMICLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the arguments that :func:`main` has put in order."""
-        try:
-            self.config = parser.parse_args(args)
-        except UnicodeDecodeError as error:
-            raise UserError("What --config names is no text: give a YAML file, such as RUN/config.yaml.") from error
+        self.config = parser.parse_args(args)
+        check_seed(self.config[self.config.subcommand].seed_everything)
 
     def _parse_ckpt_path(self) -> None:
         """Command line and YAML win over what the checkpoint holds."""
@@ -287,21 +297,55 @@ def number_of_classes(data: pl.LightningDataModule) -> int:
 
 def describe(module: LDMIModule, data: pl.LightningDataModule) -> str:
     """Say in plain words what a fit does."""
-    lines = []
-    if isinstance(data, LabelledData):
-        injector = getattr(data, "noise", None)
-        rate = getattr(injector, "rate", None)
-        noise = f"{type(injector).__name__}" + (f" at rate {rate:g}" if rate is not None else "")
-        lines.append(
-            f"{type(data).__name__}: {data.num_classes} classes, {noise} on training and validation labels; "
-            "the test labels stay clean."
-        )
+    lines, seen_on = [], "labels as given"
+    if isinstance(data, NoisyDataModule):
+        labels, seen_on = describe_labels(data)
+        lines.append(f"{type(data).__name__}: {data.num_classes} classes; {labels}.")
     for name, stage in module.stages.items():
         lines.append(
             f"{name}: {type(stage.loss).__name__} for up to {stage.epochs} epochs; keeps the epoch with the "
-            f"{'highest' if stage.selecting_mode == 'max' else 'lowest'} {stage.selected_by}, seen on noisy labels."
+            f"{'highest' if stage.selecting_mode == 'max' else 'lowest'} {stage.selected_by}, seen on {seen_on}."
         )
     return "\n".join(lines)
+
+
+def describe_labels(data: NoisyDataModule) -> tuple[str, str]:
+    """Say in which splits labels are noisy, and what kind of labels an epoch is selected on."""
+    words = {"train": "training", "val": "validation", "test": "test"}
+    injected = () if isinstance(data.noise, NoNoise) else data.noisy_splits
+    doubtful = [split for split in words if not data.labels_are_true(split)]
+    rate = getattr(data.noise, "rate", None)
+    injector = type(data.noise).__name__ + (f" at rate {rate:g}" if rate is not None else "")
+    kinds = {
+        f"{injector} on %s labels": [split for split in words if split in injected],
+        "%s labels may be wrong as given": doubtful,
+        "%s labels are clean": [split for split in words if split not in {*injected, *doubtful}],
+    }
+    said = [
+        kind % " and ".join(words[split] for split in splits).replace(" and ", ", ", len(splits) - 2)
+        for kind, splits in kinds.items()
+        if splits
+    ]
+    seen_on = "noisy labels" if "val" in injected else "labels as given" if "val" in doubtful else "clean labels"
+    return "; ".join(said), seen_on
+
+
+def help_page() -> str:
+    """Return what ``ldmi --help`` prints: all commands on one page."""
+    commands = "\n".join(f"  {name:9} {what}" for name, what in COMMANDS.items())
+    return (
+        f"usage: ldmi COMMAND [--config FILE] [OPTIONS]\n\n{DESCRIPTION}\n\ncommands:\n{commands}\n\n"
+        "`ldmi COMMAND --help` lists the options of a command; each can stand in a YAML file, too."
+    )
+
+
+def check_command(args: list[str]) -> None:
+    """Raise unless the first word is a command (or an option, which the parser answers)."""
+    remedy = f"Choose from {', '.join(COMMANDS)}; `ldmi --help` says what each does."
+    if not args:
+        raise UserError(f"A command is missing. {remedy}")
+    if args[0] not in COMMANDS and not args[0].startswith("-"):
+        raise UserError(f"{args[0]} is no command. {remedy}")
 
 
 def is_rank_zero() -> bool:
@@ -326,14 +370,23 @@ def main(args: list[str] | None = None) -> int:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     for noise in HARMLESS_WARNINGS:
         warnings.filterwarnings("ignore", message=noise)
+    if args[:1] in (["-h"], ["--help"]):
+        print(help_page())
+        return 0
     cli = LDMICLI.__new__(LDMICLI)
     try:
+        check_command(args)
+        check_mappings(args)
+        if args[0] == "noise":
+            noise_command.run(args[1:], DEFAULT_DATA)
+            return 0
         cli.__init__(args)  # type: ignore[misc]
-    except (UserError, MisconfigurationException, OSError) as error:
-        if os.environ.get("LDMI_TRACEBACK"):
+    except (UserError, MisconfigurationException, OSError, RuntimeError) as error:
+        line = _one_line_of(error)
+        if os.environ.get("LDMI_TRACEBACK") or not line:
             raise
         forget_unused_folder(cli)
-        print(f"ldmi: error: {_one_line_of(error)}", file=sys.stderr)
+        print(f"ldmi: error: {line}", file=sys.stderr)
         return 2
     except SIGTERMException:
         print("ldmi: stopped by SIGTERM.", file=sys.stderr)
@@ -343,18 +396,25 @@ def main(args: list[str] | None = None) -> int:
         return 128 + signal.SIGINT
     finally:
         close_wandb()
-        cli.held.close()
+        if hasattr(cli, "held"):
+            cli.held.close()
     return 0 if cli.complete else 1
 
 
 def _one_line_of(error: Exception) -> str:
+    """Say what went wrong; nothing for an error that only a traceback explains."""
     if isinstance(error, OSError) and error.strerror:
         place = f" ({error.filename})" if error.filename else ""
         return (
             f"{error.strerror}{place}. Make room, or choose another folder with --trainer.default_root_dir; a run that was "
             "stopped goes on with --ckpt_path RUN/last.ckpt."
         )
-    return " ".join(str(error).split())
+    said = " ".join(str(error).split())
+    if not isinstance(error, RuntimeError):
+        return said
+    if said.startswith(LOST_WORKER):
+        return f"{said.rstrip('.')}. Is memory short? Lower --data.num_workers; 0 reads in the main process."
+    return "Another process of this run has stopped; its own line says why." if LOST_RANK in said else ""
 
 
 def forget_unused_folder(cli: LDMICLI) -> None:

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from ldmi_lightning import checkpoints, resume
+from ldmi_lightning import checkpoints, cpu_speed, resume
 from ldmi_lightning.batch import Batch, as_batch, check_labels
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.joint import dmi_normalised, log_dmi
@@ -31,9 +31,9 @@ from ldmi_lightning.trainer_rules import (
     claim_length,
     drop_default_checkpoint,
     go_on_with_next_stage,
+    is_everything,
     is_fast_dev_run,
     out_of_time,
-    search_for_gpus_once,
 )
 
 
@@ -256,7 +256,8 @@ class LDMIModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Tell the Trainer how long the stages last, counting what a checkpoint says has already been run."""
         self.trainer.fit_loop.max_epochs = self._last_epoch()
-        search_for_gpus_once()
+        if self.device.type == "cpu":
+            cpu_speed.prepare_process()
 
     def on_train_start(self) -> None:
         """Check the losses against the batch size of someone else's loader, now that there is one."""
@@ -455,7 +456,8 @@ class LDMIModule(pl.LightningModule):
                 f"({self.progress.stage}): look for NaN in the inputs, or lower the learning rate."
             )
         missing = (joint.sum(1) == 0).nonzero().flatten().tolist()
-        if missing and self.stage.selected_by in self._dmi_names() and self.trainer.limit_val_batches == 1.0:
+        whole = is_everything(self.trainer.limit_val_batches)
+        if missing and whole and self.stage.selected_by in self._dmi_names():
             raise UserError(_missing_class(missing, self.progress.stage, self.stage.selected_by))
 
     @staticmethod

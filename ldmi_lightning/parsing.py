@@ -2,14 +2,13 @@
 
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from pytorch_lightning.cli import LightningArgumentParser
 
 from ldmi_lightning.errors import UserError
-
-HINT = "`ldmi fit --help` lists the options."
 
 
 def configs_first(args: list[str]) -> list[str]:
@@ -46,6 +45,22 @@ def add_own_config(args: list[str], name: str) -> list[str]:
             return [*args[:1], "--config", str(config), *args[1:]]
     return args
 
+
+def check_mappings(args: Sequence[str]) -> None:
+    """Raise for a mapping without a blank after a colon: in YAML ``{1:12}`` maps nothing, and ``1:12`` is a time."""
+    for word in args:
+        meant = re.sub(r"([{,]\s*-?\d+):(?=\S)", r"\1: ", word)
+        if meant != word:
+            raise UserError(f"{word} has no blank after a colon, as YAML needs: write '{meant}'.")
+
+
+def check_seed(seed: Any) -> None:
+    """Raise unless ``seed_everything`` is a whole number that NumPy takes: a run without a seed could not be repeated."""
+    if isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise UserError(f"{SEED_RULE} {str(seed).lower()}.")
+
+
+SEED_RULE = "--seed_everything must be a whole number in 0..2**32-1, but got"
 
 _WRAPPING = re.compile(
     r"(Expected a <class|Does not validate against any|Subtypes:|Errors:|Given value|Problem with given class_path)"
@@ -85,21 +100,43 @@ def one_line(message: str) -> str:
 class Parser(LightningArgumentParser):
     """LightningCLI's parser that answers a mistake with one line, and takes no abbreviations."""
 
+    command = "fit"
+    """The command whose help lists the options."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
 
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse the command line."""
+        try:
+            return super().parse_args(*args, **kwargs)
+        except UnicodeDecodeError as error:
+            raise UserError("What --config names is no text: give a YAML file, such as RUN/config.yaml.") from error
+
+    def add_function_arguments(self, *args: Any, linked_targets: Any = None, **kwargs: Any) -> list[str]:
+        """Take a function for a class, such as ``torchvision.models.resnet18``, where arguments are linked.
+
+        jsonargparse itself frees linked arguments from being required, but hands its note of them to this method, which
+        does not know it.
+        """
+        added: list[str] = super().add_function_arguments(*args, **kwargs)
+        return added
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a :class:`UserError` with the innermost cause, its full key and the nearest valid name."""
         reason = one_line(message)
+        if reason.startswith("--seed_everything: Given value: "):
+            reason = f"{SEED_RULE} {reason.rpartition(': ')[2].replace('None', 'null')}."
         unknown = re.search(r"(?:nrecognized arguments: --|nested key '|Key '|Option '|key \")([\w.]+)", reason)
-        if unknown and HINT not in reason:
+        if unknown and "lists the options" not in reason:
             reason = f"{reason.rstrip('.')}. {self._hint(unknown[1])}"
         raise UserError(reason) from ex
 
     def _hint(self, unknown: str) -> str:
         known = sorted({action.dest for action in self._actions if action.dest})
+        remedy = f"`ldmi {self.command} --help` lists the options."
         for name in (unknown, unknown.split(".")[0]):
             if close := difflib.get_close_matches(name, known, n=1, cutoff=0.6):
-                return f"Did you mean {close[0]}? {HINT}"
-        return HINT
+                return f"Did you mean {close[0]}? {remedy}"
+        return remedy

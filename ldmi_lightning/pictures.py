@@ -1,4 +1,4 @@
-"""Pictures of the joint distribution matrix U."""
+"""Pictures of the joint distribution matrix U and of noise transition matrices T."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -33,17 +33,45 @@ def draw_joints(joints: Mapping[str, Tensor], class_names: Sequence[str]) -> Fig
         joints: title and U, shape ``(C, C)``, of each.
         class_names: names of the classes; none for their numbers.
     """
-    figure = Figure(figsize=(5.2 * len(joints), 4.8), layout="constrained", dpi=110)
+    shares = {
+        f"{title}: log |det U| = {log_dmi(joint).item():.4g}": row_shares(joint).numpy()
+        for title, joint in joints.items()
+    }
+    return _heatmaps(shares, class_names, rows="noisy label", columns="prediction")
+
+
+def draw_transitions(transitions: Mapping[str, NDArray[np.float64]], class_names: Sequence[str]) -> Figure:
+    """Draw matrices T side by side.
+
+    Args:
+        transitions: title and T, shape ``(C, C)``, of each.
+        class_names: names of the classes.
+    """
+    return _heatmaps(transitions, class_names, rows="true class", columns="noisy label", numbers=True)
+
+
+def _heatmaps(
+    matrices: Mapping[str, NDArray[Any]], class_names: Sequence[str], *, rows: str, columns: str, numbers: bool = False
+) -> Figure:
+    """Draw matrices of shares side by side; ``numbers`` writes the values of few classes into the cells."""
+    size = max(4.8, 0.52 * len(class_names)) if len(class_names) <= NAMED_CLASSES and numbers else 4.8
+    figure = Figure(figsize=((size + 0.4) * len(matrices), size), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
-    for axes, (title, joint) in zip(figure.subplots(1, len(joints), squeeze=False)[0], joints.items(), strict=True):
-        image = axes.imshow(row_shares(joint).numpy(), vmin=0, vmax=1, cmap="viridis")
-        axes.set_title(f"{title}: log |det U| = {log_dmi(joint).item():.4g}")
-        axes.set_xlabel("prediction")
-        axes.set_ylabel("noisy label")
+    for axes, (title, matrix) in zip(
+        figure.subplots(1, len(matrices), squeeze=False)[0], matrices.items(), strict=True
+    ):
+        image = axes.imshow(matrix, vmin=0, vmax=1, cmap="viridis")
+        axes.set_title(title)
+        axes.set_xlabel(columns)
+        axes.set_ylabel(rows)
         if 0 < len(class_names) <= NAMED_CLASSES:
             axes.set_xticks(range(len(class_names)), class_names, rotation=90)
             axes.set_yticks(range(len(class_names)), class_names)
-    figure.colorbar(image, ax=figure.axes, label="P(prediction | noisy label)", shrink=0.8)
+            for (row, column), share in np.ndenumerate(matrix) if numbers else ():
+                if share > 0:
+                    tone = "black" if share > 0.5 else "white"
+                    axes.text(column, row, f"{share:.2f}", ha="center", va="center", color=tone, fontsize=8)
+    figure.colorbar(image, ax=figure.axes, label=f"P({columns} | {rows})", shrink=0.8)
     return figure
 
 

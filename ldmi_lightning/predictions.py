@@ -10,6 +10,7 @@ import torch
 from ldmi_lightning.batch import LabelledData, as_batch
 from ldmi_lightning.losses import Predictions
 from ldmi_lightning.ranks import gather_over_ranks
+from ldmi_lightning.trainer_rules import is_everything
 
 
 def labelled_data(trainer: pl.Trainer) -> LabelledData | None:
@@ -29,7 +30,7 @@ def stage_data(trainer: pl.Trainer) -> tuple[Iterable[Any], Iterable[Any]]:
     if data is None:
         train: Iterable[Any] = _first(limit, cast(Iterable[Any], trainer.train_dataloader))
     else:
-        everything = trainer.limit_train_batches == 1.0
+        everything = is_everything(trainer.limit_train_batches)
         train = data.train_eval_dataloader(None if everything else int(limit) * data.batch_size)
     return train, _first(sum(trainer.num_val_batches), _validation_batches(trainer))
 

@@ -1,6 +1,5 @@
 """What the stages ask of a Lightning Trainer: its length, its callbacks, and why it was told to stop."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -126,10 +125,13 @@ def begin_batches_anew(trainer: pl.Trainer) -> None:
         iter(trainer.fit_loop._data_fetcher)
 
 
-def search_for_gpus_once() -> None:
-    """Where there is no GPU, spare the optimizer a search for NVIDIA's library in each step, which Lightning asks for."""
-    if not torch.cuda.is_available():
-        os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+def is_everything(limit: float) -> bool:
+    """Whether a ``limit_..._batches`` leaves all batches: in Lightning 1.0 does, and 1 is one batch.
+
+    >>> is_everything(1.0), is_everything(1)
+    (True, False)
+    """
+    return isinstance(limit, float) and limit == 1
 
 
 def settings_of(trainer: pl.Trainer) -> dict[str, Any]:

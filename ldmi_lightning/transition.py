@@ -47,3 +47,62 @@ def realised_matrix(clean: NDArray[np.int64], noisy: NDArray[np.int64], num_clas
     shares = np.full(counts.shape, np.nan)
     np.divide(counts, totals, out=shares, where=totals > 0)
     return shares
+
+
+def flip_rates(transition: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return each class's rate of wrong labels, ``1 - T[i, i]``, shape ``(C,)``.
+
+    >>> flip_rates(np.array([[1.0, 0.0], [0.25, 0.75]])).tolist()
+    [0.0, 0.25]
+    """
+    return np.asarray(1 - transition.diagonal())
+
+
+def dominated_classes(transition: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the classes i that break diagonal dominance: ``T[i, i] > T[i, j]`` for all j other than i (Xu et al., 2019).
+
+    >>> dominated_classes(np.array([[0.4, 0.3, 0.3], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])).tolist()
+    [1]
+    """
+    others = transition.copy()
+    np.fill_diagonal(others, -np.inf)
+    return np.flatnonzero(transition.diagonal() <= others.max(axis=1))
+
+
+def condition_number(transition: NDArray[np.float64]) -> float:
+    """Return the largest singular value over the smallest; infinite where T is singular to working precision.
+
+    >>> condition_number(np.eye(3)), condition_number(np.full((2, 2), 0.5))
+    (1.0, inf)
+    """
+    largest, *_, smallest = np.linalg.svd(transition, compute_uv=False)
+    return float(largest / smallest) if smallest > largest * len(transition) * np.finfo(np.float64).eps else np.inf
+
+
+def samples_to_tell_from_singular(transition: NDArray[np.float64], shares: NDArray[np.float64]) -> float:
+    r"""Return how many labelled samples show that det T is not 0: its smallest singular value is three standard errors.
+
+    Counted in N samples, row i of T has the covariance :math:`(\operatorname{diag}(t_i) - t_i t_i^\top) / (N \pi_i)`. With
+    the singular vectors u, v of the smallest singular value :math:`\sigma`, to first order
+
+    .. math:: \operatorname{var}(\hat\sigma) = \frac1N \sum_i \frac{u_i^2}{\pi_i} \operatorname{var}_{j \sim t_i}(v_j).
+
+    It is what the best classifier needs; one that is still learning needs more.
+
+    Args:
+        transition: T, shape ``(C, C)``.
+        shares: share of each true class :math:`\pi`, shape ``(C,)``, all positive.
+
+    Returns:
+        N; infinite where T is singular. For :math:`T = [[.6, .4], [.4, .6]]` and equal shares
+        :math:`\sigma = .2`, each variance is .48, and :math:`N = 9 \cdot .96 / .2^2 = 216`:
+
+    >>> round(samples_to_tell_from_singular(np.array([[0.6, 0.4], [0.4, 0.6]]), np.array([0.5, 0.5])), 9)
+    216.0
+    """
+    if np.isinf(condition_number(transition)):
+        return np.inf
+    left, values, right = np.linalg.svd(transition)
+    u, v = left[:, -1], right[-1]
+    spread = transition @ v**2 - (transition @ v) ** 2
+    return float(9 * (u**2 / shares * spread).sum() / values[-1] ** 2)

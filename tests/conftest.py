@@ -1,6 +1,6 @@
-"""What the tests of training share: a quiet Trainer."""
+"""What the tests share: a quiet Trainer, and a hub that nobody can reach."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,3 +19,16 @@ def make_trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeTrainer
         return pl.Trainer(**{**quiet, "default_root_dir": tmp_path, **flags})
 
     return make
+
+
+@pytest.fixture(scope="module")
+def hub_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep `datasets` offline and out of the home directory."""
+    import datasets
+    import huggingface_hub.constants
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
+        patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path_factory.mktemp("hub")))
+        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        yield

@@ -262,14 +262,6 @@ def test_the_installed_command_exits_with_an_error_and_no_traceback() -> None:
     assert run.stderr.strip().splitlines()[-1].startswith("ldmi: error: ")
 
 
-def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["--help"])
-    assert stop.value.code == 0
-    shown = capsys.readouterr().out
-    assert all(word in shown for word in ("fit", "validate", "test", "predict"))
-
-
 @pytest.mark.parametrize("config", sorted((REPO / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_config_parses(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

@@ -1,233 +1,365 @@
-"""One contract for all datamodules; Fashion-MNIST, besides, keeps the paper's splits, labels and noise stream."""
+"""One contract for all datamodules: their splits, their noise, their batches, their ranks, and how a run goes on."""
 
-import functools
 import hashlib
-import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import multiprocessing
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
-import datasets
-import huggingface_hub.constants
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
-from PIL import Image
+import writers
+from conftest import MakeTrainer
+from torch import Tensor, nn
 
-from ldmi_lightning.batch import LabelledData
-from ldmi_lightning.datamodules import DigitsDataModule, Examples, FashionMNISTDataModule, NoisyDataModule
+from ldmi_lightning import LDMIModule, Stage
+from ldmi_lightning.batch import Batch, LabelledData
+from ldmi_lightning.datamodules import (
+    CIFAR10DataModule,
+    Clothing1MDataModule,
+    DigitsDataModule,
+    DogsVsCatsDataModule,
+    FashionMNISTDataModule,
+    HFDataModule,
+    ImageFolderDataModule,
+    MRDataModule,
+    NoisyDataModule,
+    TensorDataModule,
+)
+from ldmi_lightning.datamodules.loaders import IndexLoader, Split
+from ldmi_lightning.datamodules.streamed import ImageFiles
+from ldmi_lightning.datamodules.transforms import RandomFlip
 from ldmi_lightning.errors import UserError
+from ldmi_lightning.losses import CELoss
 from ldmi_lightning.noise import Noise, SymmetricNoise
 
-Classes = Literal["bag", "all"]
+pytestmark = pytest.mark.usefixtures("hub_of_its_own")
 
-REAL = Path(__file__).parents[2] / "shared/data/fashion_mnist"
-SIZES = {"train": 600, "test": 40}  # of the data set that is written here
-BLACK, WHITE = (0 - 0.1307) / 0.3081, (1 - 0.1307) / 0.3081
-
-
-@pytest.fixture(scope="module", autouse=True)
-def hub_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep `datasets` offline and out of the home directory."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("datasets"))
-        patch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path_factory.mktemp("hub")))
-        patch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-        yield
-
-
-def write(folder: Path, *, image: str = "image", **labels: Sequence[int]) -> Path:
-    """Write splits in the hub's layout; every pixel of sample i is i mod 256."""
-    pictures = []
-    for grey in range(256):
-        png = io.BytesIO()
-        Image.new("L", (28, 28), grey).save(png, "png")
-        pictures.append({"bytes": png.getvalue(), "path": None})
-    features = datasets.Features({image: datasets.Image(), "label": datasets.Value("int64")})
-    for split, values in labels.items():
-        columns = {image: [pictures[i % 256] for i in range(len(values))], "label": values}
-        path = folder / "fashion_mnist" / f"{split}-00000-of-00001.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        datasets.Dataset.from_dict(columns, features).to_parquet(path)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rng = np.random.RandomState(0)
-    labels = {split: rng.randint(0, 10, size).tolist() for split, size in SIZES.items()}
-    return write(tmp_path_factory.mktemp("written"), **labels)
-
-
-@pytest.fixture(scope="module")
-def real() -> Path:
-    if not REAL.is_dir():
-        pytest.skip(f"the real Fashion-MNIST is not in {REAL}")
-    return REAL
-
-
-@functools.cache
-def read(classes: Classes, root: str) -> Mapping[str, Examples]:
-    return FashionMNISTDataModule(classes, root=root).load()
-
-
-class FashionMNIST(FashionMNISTDataModule):
-    """Decodes a folder once for all tests, which takes some seconds."""
-
-    def load(self) -> Mapping[str, Examples]:
-        assert self.root is not None
-        return read(self.classes, self.root)
+EVERY = ("train", "val", "test")
+GREY_28, COLOUR_32, COLOUR_16 = (1, 28, 28), (3, 32, 32), (3, 16, 16)
 
 
 class Case(NamedTuple):
-    """A datamodule, and what is known of it beforehand."""
+    """A datamodule over a tiny data set, and what is known of it beforehand.
 
-    make: Callable[[Noise | None], NoisyDataModule]
+    Attributes:
+        make: makes it, given ``noise``, over the folder that ``write`` has filled.
+        write: writes the data set.
+        num_classes: C.
+        shape: of one input of the model; ``None`` where it differs from split to split.
+        stored: type of the stored inputs.
+        one_stream: whether noise runs in one stream through training and validation.
+        noisy: splits that noise goes into.
+        numbered: splits through which the original index counts.
+        given_true: splits whose labels are taken as true while no noise is injected, and
+        true: while noise is injected.
+        streamed: whether worker processes read it.
+    """
+
+    make: Callable[..., NoisyDataModule]
+    write: Callable[[Path], Path]
     num_classes: int
-    shape: tuple[int, ...]
-    limits: tuple[float, float]
-    one_stream: bool
+    shape: tuple[int, ...] | None
+    stored: Any = torch.uint8
+    one_stream: bool = False
+    noisy: tuple[str, ...] = ("train", "val")
+    numbered: tuple[str, ...] = EVERY
+    given_true: tuple[str, ...] = EVERY
+    true: tuple[str, ...] = EVERY
+    streamed: bool = False
 
 
-@pytest.fixture(
-    scope="module",
-    params=[("digits", ""), ("bag", "written"), ("all", "written"), ("bag", "real"), ("all", "real")],
-    ids=lambda param: " ".join(param).strip(),
-)
-def case(request: pytest.FixtureRequest) -> Case:
-    classes, source = request.param
-    if classes == "digits":
-        return Case(DigitsDataModule, 10, (1, 8, 8), (-1, 1), one_stream=False)
-    root = str(request.getfixturevalue(source))
-    return Case(
-        lambda noise: FashionMNIST(classes, noise, root=root),
-        2 if classes == "bag" else 10,
-        (1, 28, 28),
-        (BLACK, WHITE),
+def from_root(cls: type[NoisyDataModule], **options: Any) -> Callable[..., NoisyDataModule]:
+    return lambda root, **more: cls(**{"root": str(root), **options, **more})
+
+
+def from_source(**options: Any) -> Callable[..., NoisyDataModule]:
+    return lambda root, **more: HFDataModule(str(root), **options, **more)
+
+
+def arrays(root: Path, **options: Any) -> TensorDataModule:
+    rng = np.random.RandomState(0)
+    y = np.arange(150) % 3
+    return TensorDataModule(rng.randn(150, 5) + y[:, None], y, val_share=0.2, **options)
+
+
+def nothing(folder: Path) -> Path:
+    return folder
+
+
+def images(columns: tuple[str, str], **options: Any) -> Callable[[Path], Path]:
+    return partial(writers.write_images, columns=columns, **options)
+
+
+def tree(folder: Path) -> Path:
+    """Write a train and a test split of two classes; validation has to come out of the former."""
+    writers.write_image_folders(folder / "train", {"cat": 70, "dog": 50}, "png")
+    writers.write_image_folders(folder / "test", {"cat": 10, "dog": 12})
+    return folder
+
+
+MNIST = {"sizes": {"train": 240, "test": 40}, "shape": (28, 28)}
+OWN = {"given_true": ("test",)}
+CASES = {
+    "digits": Case(lambda root, **options: DigitsDataModule(**options), nothing, 10, (1, 8, 8)),
+    "fashion bag": Case(
+        from_root(FashionMNISTDataModule, classes="bag"),
+        images(("image", "label"), **MNIST),
+        *(2, GREY_28),
         one_stream=True,
-    )
+        numbered=("train", "val"),
+    ),
+    "fashion all": Case(
+        from_root(FashionMNISTDataModule, classes="all"),
+        images(("image", "label"), **MNIST),
+        *(10, GREY_28),
+        one_stream=True,
+        numbered=("train", "val"),
+    ),
+    "cifar10": Case(
+        from_root(CIFAR10DataModule),
+        images(("img", "label"), sizes={"train": 250, "test": 40}, shape=(32, 32, 3)),
+        *(10, COLOUR_32),
+        numbered=("train", "val"),
+    ),
+    "dogs vs cats": Case(
+        from_root(DogsVsCatsDataModule),
+        images(("image", "labels"), sizes={"train": 200}, classes=2),
+        *(2, (3, 150, 150)),
+    ),
+    "mr random": Case(
+        from_root(MRDataModule, split="random"),
+        partial(writers.write_texts, sizes={"train": 80, "validation": 50, "test": 20}),
+        *(2, None, torch.int16),
+    ),
+    "mr hub": Case(
+        from_root(MRDataModule, split="hub"),
+        partial(writers.write_texts, sizes={"train": 80, "validation": 50, "test": 20}),
+        *(2, None, torch.int16),
+    ),
+    "clothing1m": Case(
+        from_root(Clothing1MDataModule, num_workers=0),
+        partial(writers.write_clothing1m, sizes={"train": 56, "val": 28, "test": 28}),
+        *(14, (3, 224, 224), ImageFiles),
+        noisy=("train",),
+        given_true=("val", "test"),
+        true=("val", "test"),
+        streamed=True,
+    ),
+    "hub images": Case(
+        from_source(class_names=["a", "b", "c"], image_column="photo", image_size=16, augmentation=RandomFlip()),
+        images(("photo", "label"), sizes={"train": 120, "validation": 30, "test": 30}, classes=3),
+        *(3, COLOUR_16),
+        **OWN,
+    ),
+    "hub texts": Case(
+        from_source(class_names=["bad", "good"], text_column="review", label_column="stars"),
+        partial(writers.write_texts, sizes={"train": 150}, columns=("review", "stars")),
+        *(2, None, torch.int16),
+        **OWN,
+    ),
+    "image folders": Case(
+        from_root(ImageFolderDataModule, image_size=16, val_share=0.3, augmentation=RandomFlip()),
+        tree,
+        *(2, COLOUR_16),
+        **OWN,
+    ),
+    "arrays": Case(arrays, nothing, 3, (5,), torch.float32, **OWN),
+}
 
 
-def set_up(case: Case, noise: Noise | None) -> NoisyDataModule:
-    module = case.make(noise)
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    """Return the case, its folder written and bound to it."""
+    found = CASES[request.param]
+    root = found.write(tmp_path_factory.mktemp("data") / "written")
+    return found._replace(make=partial(found.make, root))
+
+
+def set_up(case: Case, noise: Noise | None, **options: Any) -> NoisyDataModule:
+    module = case.make(noise=noise, batch_size=16, **options)
     module.setup("fit")
     return module
 
 
 @pytest.fixture(scope="module")
-def module(case: Case) -> NoisyDataModule:
+def given(case: Case) -> NoisyDataModule:
+    """Return the data without injected noise."""
+    return set_up(case, None)
+
+
+@pytest.fixture
+def module(case: Case, given: NoisyDataModule) -> NoisyDataModule:
     return set_up(case, SymmetricNoise(0.4, seed=1))
 
 
-# -- the contract -----------------------------------------------------------------------------------------------------
+def loaders(module: NoisyDataModule) -> dict[str, IndexLoader]:
+    return {
+        "train": module.train_dataloader(),
+        "train in order": module.train_eval_dataloader(),
+        "val": module.val_dataloader(),
+        "test": module.test_dataloader(),
+        "predict": module.predict_dataloader(),
+    }
+
+
+def stored(split: Split, index: Tensor) -> Tensor:
+    return torch.stack([split.x.read(i) for i in index.tolist()]) if isinstance(split.x, ImageFiles) else split.x[index]
+
+
+# -- splits -----------------------------------------------------------------------------------------------------------
 
 
 def test_classes_are_known_before_anything_is_read(case: Case) -> None:
-    module = case.make(None)
+    module = case.make(noise=None)
     assert module.num_classes == len(module.class_names) == case.num_classes
     assert not module.splits
 
 
-def test_module_finds_all_that_it_asks_of_labelled_data(module: NoisyDataModule) -> None:
-    assert isinstance(module, LabelledData)
+def test_module_finds_all_that_it_asks_of_labelled_data(given: NoisyDataModule) -> None:
+    assert isinstance(given, LabelledData)
 
 
-def test_batches_hold_float_inputs_and_labels_in_range(case: Case, module: NoisyDataModule) -> None:
-    low, high = case.limits
-    for loader in (module.train_dataloader(), module.val_dataloader(), module.test_dataloader()):
-        batch = next(iter(loader))
-        assert batch.x.dtype == torch.float32
-        assert batch.x.shape == (len(batch.y), *case.shape)
-        assert low - 1e-4 <= batch.x.min() < batch.x.max() <= high + 1e-4
-        for labels in (batch.y, batch.y_clean):
-            assert labels.dtype == torch.int64
-            assert labels.shape == (len(batch.x),)
-            assert set(labels.tolist()) <= set(range(case.num_classes))
+def test_there_are_three_splits_with_samples_of_every_class(case: Case, given: NoisyDataModule) -> None:
+    assert tuple(given.splits) == EVERY
+    for split in given.splits.values():
+        assert set(split.y.tolist()) == set(range(case.num_classes))
+        assert len(split.x) == len(split.y) == len(split.y_clean) == len(split.original_index)
+        assert {array.dtype for array in (split.y, split.y_clean, split.original_index)} == {torch.int64}
 
 
-def test_inputs_are_stored_as_bytes(module: NoisyDataModule) -> None:
-    assert {split.x.dtype for split in module.splits.values()} == {torch.uint8}
+def test_inputs_are_stored_as_small_as_they_can_be(case: Case, given: NoisyDataModule) -> None:
+    kinds = {split.x.dtype if isinstance(split.x, Tensor) else type(split.x) for split in given.splits.values()}
+    assert kinds == {case.stored}
 
 
-def test_training_and_validation_share_no_sample(module: NoisyDataModule) -> None:
-    train, val = (module.splits[name].original_index.tolist() for name in ("train", "val"))
-    assert len(set(train) | set(val)) == len(train) + len(val)
+def test_no_sample_is_in_two_splits(case: Case, given: NoisyDataModule) -> None:
+    index = [i for name in case.numbered for i in given.splits[name].original_index.tolist()]
+    assert len(set(index)) == len(index)
+    assert min(index) >= 0
+
+
+def test_splits_are_the_same_in_every_run(case: Case, given: NoisyDataModule, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "77")
+    again = set_up(case, None)
+    for name, split in given.splits.items():
+        assert torch.equal(split.original_index, again.splits[name].original_index)
+        assert torch.equal(split.y, again.splits[name].y)
+
+
+def test_second_setup_changes_nothing(given: NoisyDataModule) -> None:
+    before = dict(given.splits)
+    given.setup("test")
+    assert given.splits == before
+
+
+# -- noise ------------------------------------------------------------------------------------------------------------
 
 
 def test_equal_seeds_give_equal_labels(case: Case, module: NoisyDataModule) -> None:
     again = set_up(case, SymmetricNoise(0.4, seed=1))
-    for name in ("train", "val"):
-        assert torch.equal(module.splits[name].y, again.splits[name].y)
+    assert all(torch.equal(split.y, again.splits[name].y) for name, split in module.splits.items())
     assert module.noise_report() == again.noise_report()
 
 
 def test_another_seed_gives_other_labels(case: Case, module: NoisyDataModule) -> None:
     other = set_up(case, SymmetricNoise(0.4, seed=2))
-    for name in ("train", "val"):
-        assert not torch.equal(module.splits[name].y, other.splits[name].y)
-        assert torch.equal(module.splits[name].y_clean, other.splits[name].y_clean)
+    for name, split in module.splits.items():
+        assert torch.equal(split.y, other.splits[name].y) is (name not in case.noisy)
+        assert torch.equal(split.y_clean, other.splits[name].y_clean)
     assert module.noise_report()["sha256"] != other.noise_report()["sha256"]
 
 
-def test_noise_is_the_sequential_draw_in_the_declared_streams(case: Case, module: NoisyDataModule) -> None:
+def test_noise_is_the_sequential_draw_in_the_declared_streams(
+    case: Case, given: NoisyDataModule, module: NoisyDataModule
+) -> None:
     transition = SymmetricNoise(0.4).transition_matrix(case.num_classes)
-    train, val = module.splits["train"], module.splits["val"]
-    streams = [torch.cat([train.y_clean, val.y_clean])] if case.one_stream else [train.y_clean, val.y_clean]
-    expected = []
-    for stream in streams:
+    clean = [given.splits[name].y.tolist() for name in case.noisy]
+    expected: list[int] = []
+    for stream in [[label for part in clean for label in part]] if case.one_stream else clean:
         rng = np.random.RandomState(1)
-        expected += [rng.choice(case.num_classes, p=transition[label]) for label in stream.tolist()]
-    assert torch.cat([train.y, val.y]).tolist() == expected
+        expected += [rng.choice(case.num_classes, p=transition[label]) for label in stream]
+    assert torch.cat([module.splits[name].y for name in case.noisy]).tolist() == expected
 
 
-def test_no_noise_in_the_test_set(module: NoisyDataModule) -> None:
-    assert torch.equal(module.splits["test"].y, module.splits["test"].y_clean)
+def test_splits_without_noise_keep_their_labels(case: Case, given: NoisyDataModule, module: NoisyDataModule) -> None:
+    assert "test" not in case.noisy
+    for name in set(EVERY) - set(case.noisy):
+        assert torch.equal(module.splits[name].y, given.splits[name].y)
 
 
-def test_without_noise_labels_are_clean(case: Case) -> None:
-    clean = set_up(case, None)
-    assert all(torch.equal(split.y, split.y_clean) for split in clean.splits.values())
-    assert clean.noise_report()["train_rate"] == 0
-
-
-def test_labels_and_inputs_stay_the_same_from_epoch_to_epoch(module: NoisyDataModule) -> None:
-    loader, split = module.train_dataloader(), module.splits["train"]
-    for epoch in range(2):
-        loader.set_epoch(epoch)
-        for batch in loader:
-            assert torch.equal(batch.y, split.y[batch.index])
-            assert torch.equal(batch.y_clean, split.y_clean[batch.index])
-        assert torch.equal(batch.x, module.eval_transform()(split.x[batch.index]))
-
-
-def test_second_setup_changes_nothing(module: NoisyDataModule) -> None:
-    before = dict(module.splits)
-    module.setup("test")
-    assert module.splits == before
-
-
-def test_class_counts_count_the_noisy_labels(case: Case, module: NoisyDataModule) -> None:
-    for name in ("train", "val"):
-        labels = module.splits[name].y.tolist()
-        assert module.class_counts(name).tolist() == [labels.count(c) for c in range(case.num_classes)]
+def test_true_labels_are_told_where_they_are_known(case: Case, given: NoisyDataModule, module: NoisyDataModule) -> None:
+    for data, true in ((given, case.given_true), (module, case.true)):
+        for name, split in data.splits.items():
+            expected = given.splits[name].y if name in true else torch.full((len(split),), -1)
+            assert torch.equal(split.y_clean, expected), name
+            assert data.labels_are_true(name) is (name in true)
+    assert given.noise_report()["train_rate"] == (0 if "train" in case.given_true else None)
 
 
 def test_noise_report_tells_what_came_out(case: Case, module: NoisyDataModule) -> None:
     train, val = module.splits["train"], module.splits["val"]
     report = json.loads(json.dumps(module.noise_report()))
     assert (report["injector"], report["seed"], report["requested_rate"]) == ("SymmetricNoise", 1, 0.4)
+    labels = np.concatenate([train.y, val.y]).astype("<i8")
+    assert report["sha256"] == hashlib.sha256(labels.tobytes()).hexdigest()
+    if "train" not in case.true:
+        assert report["train_rate"] is report["matrix"] is None
+        return
     assert report["train_rate"] == pytest.approx((train.y != train.y_clean).double().mean().item())
     for label, row in enumerate(report["matrix"]):
         drawn = train.y[train.y_clean == label].numpy()
         assert row == pytest.approx([np.mean(drawn == c) for c in range(case.num_classes)])
-    labels = np.concatenate([train.y, val.y]).astype("<i8")
-    assert report["sha256"] == hashlib.sha256(labels.tobytes()).hexdigest()
 
 
 def test_noise_report_before_setup_says_what_to_call(case: Case) -> None:
     with pytest.raises(UserError, match=r"setup\('fit'\)"):
-        case.make(None).noise_report()
+        case.make(noise=None).noise_report()
+
+
+def test_class_counts_count_the_labels_to_learn_from(case: Case, module: NoisyDataModule) -> None:
+    for name in ("train", "val"):
+        labels = module.splits[name].y.tolist()
+        assert module.class_counts(name).tolist() == [labels.count(c) for c in range(case.num_classes)]
+
+
+# -- batches ----------------------------------------------------------------------------------------------------------
+
+
+def test_batches_hold_inputs_for_the_model_and_labels_in_range(case: Case, module: NoisyDataModule) -> None:
+    for name, loader in loaders(module).items():
+        batch = next(iter(loader))
+        assert isinstance(batch, Batch)
+        assert batch.x.dtype == (torch.int64 if case.stored == torch.int16 else torch.float32)
+        assert len(batch.x) == 16 or name != "train"
+        assert case.shape is None or batch.x.shape[1:] == case.shape
+        assert batch.x.min() < batch.x.max()
+        for labels, lowest in ((batch.y, 0), (batch.y_clean, -1), (batch.index, 0)):
+            assert labels.dtype == torch.int64
+            assert labels.shape == (len(batch.x),)
+            assert labels.min() >= lowest
+        assert max(batch.y.max(), batch.y_clean.max()) < case.num_classes
+
+
+def test_labels_and_inputs_stay_the_same_from_epoch_to_epoch(module: NoisyDataModule) -> None:
+    loader, split = module.train_dataloader(), module.splits["train"]
+    orders = []
+    for epoch in range(2):
+        loader.set_epoch(epoch)
+        orders.append([i for batch in loader for i in batch.index.tolist()])
+        loader.set_epoch(epoch)
+        for batch in loader:
+            assert torch.equal(batch.y, split.y[batch.index])
+            assert torch.equal(batch.y_clean, split.y_clean[batch.index])
+    assert orders[0] != orders[1]
+    for batch in module.train_eval_dataloader():
+        expected = module.eval_transform()(stored(split, batch.index))
+        assert torch.equal(batch.x, expected)
 
 
 def test_order_follows_the_runs_seed_and_labels_do_not(
@@ -240,26 +372,134 @@ def test_order_follows_the_runs_seed_and_labels_do_not(
     assert firsts[0] == firsts[2] != firsts[1]
 
 
-def test_train_eval_loader_goes_through_the_training_set_in_index_order(module: NoisyDataModule) -> None:
-    index = torch.cat([batch.index for batch in module.train_eval_dataloader()])
-    assert torch.equal(index, torch.arange(len(module.splits["train"])))
+def test_train_eval_loader_goes_through_the_training_set_in_index_order(given: NoisyDataModule) -> None:
+    index = torch.cat([batch.index for batch in given.train_eval_dataloader()])
+    assert torch.equal(index, torch.arange(len(given.splits["train"])))
 
 
-def test_train_eval_loader_takes_a_seeded_subset(module: NoisyDataModule) -> None:
+def test_train_eval_loader_takes_a_seeded_subset(given: NoisyDataModule) -> None:
+    half = len(given.splits["train"]) // 2
     first, again = (
-        [i for batch in module.train_eval_dataloader(num_samples=300) for i in batch.index.tolist()] for _ in range(2)
+        [i for batch in given.train_eval_dataloader(num_samples=half) for i in batch.index.tolist()] for _ in range(2)
     )
     assert first == again == sorted(set(first))
-    assert len(first) == 300
-    assert first != list(range(300))
+    assert len(first) == half
+    assert first != list(range(half))
+
+
+def on_rank(module: NoisyDataModule, rank: int, ranks: int) -> dict[str, list[Batch]]:
+    """Return all batches of an epoch, as one of so many processes sees them."""
+    place = SimpleNamespace(
+        global_rank=rank, world_size=ranks, strategy=SimpleNamespace(root_device=torch.device("cpu"))
+    )
+    module.trainer = place  # type: ignore[assignment]
+    try:
+        found = loaders(module)
+        epoch = {name: list(loader) for name, loader in found.items()}
+        assert {name: len(batches) for name, batches in epoch.items()} == {n: len(each) for n, each in found.items()}
+        return epoch
+    finally:
+        module.trainer = None
+
+
+def test_two_ranks_share_the_batches_of_one(module: NoisyDataModule) -> None:
+    alone, first, second = on_rank(module, 0, 1), on_rank(module, 0, 2), on_rank(module, 1, 2)
+    for name, batches in alone.items():
+        n = len(module.splits[name.split()[0].replace("predict", "test")])
+        seen = [i for batch in batches for i in batch.index.tolist()]
+        assert len(seen) == len(set(seen)) == (n // 16 * 16 if name == "train" else n)
+        for whole, *parts in zip(batches, first[name], second[name], strict=True):
+            assert abs(len(parts[0].index) - len(parts[1].index)) <= 1
+            together = torch.cat([part.index for part in parts])
+            assert sorted(together.tolist()) == sorted(whole.index.tolist())
+            place = {i: row for row, i in enumerate(whole.index.tolist())}
+            rows = torch.tensor([place[i] for i in together.tolist()])
+            assert torch.equal(torch.cat([part.y for part in parts]), whole.y[rows])
+            if name != "train":
+                assert torch.equal(torch.cat([part.x for part in parts]), whole.x[rows])
+
+
+# -- a run that goes on -----------------------------------------------------------------------------------------------
+
+
+class Tiny(nn.Module):
+    """A linear layer over eight averages of whatever the input is."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.flatten(1).float().unsqueeze(1)
+        logits: Tensor = self.linear(nn.functional.adaptive_avg_pool1d(flat, 8).squeeze(1))
+        return logits
+
+
+class Stopped(Exception):
+    """What interrupts a run here."""
+
+
+class StopAt(pl.Callback):
+    """Interrupts the run at the start of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch == self.epoch:
+            raise Stopped
+
+
+def trained(
+    case: Case,
+    make_trainer: MakeTrainer,
+    root: Path,
+    *,
+    stop: int | None = None,
+    resume: bool = False,
+    **options: Any,
+) -> Mapping[str, Tensor]:
+    """Return the weights after a fit of three epochs, or of what is left of it."""
+    pl.seed_everything(1, verbose=False)
+    module = LDMIModule(
+        Tiny(case.num_classes),
+        case.num_classes,
+        Stage(CELoss(), 3, partial(torch.optim.SGD, lr=0.01, momentum=0.9)),
+        None,
+    )
+    data = case.make(noise=SymmetricNoise(0.2, seed=1), batch_size=16, **options)
+    trainer = make_trainer(default_root_dir=root, callbacks=[] if stop is None else [StopAt(stop)])
+    ckpt_path = next(root.rglob("last.ckpt")) if resume else None
+    if stop is None:
+        trainer.fit(module, data, ckpt_path=ckpt_path)
+    else:
+        with pytest.raises(Stopped):
+            trainer.fit(module, data)
+    return module.state_dict()
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+def test_interrupted_run_ends_with_the_weights_of_the_whole_one(
+    case: Case, make_trainer: MakeTrainer, tmp_path: Path
+) -> None:
+    whole = trained(case, make_trainer, tmp_path / "whole")
+    for workers in (0, 2) if case.streamed else (0,):
+        options = {"num_workers": workers} if case.streamed else {}
+        root = tmp_path / f"{workers} workers"
+        trained(case, make_trainer, root, stop=1, **options)
+        assert not multiprocessing.active_children()
+        resumed = trained(case, make_trainer, root, resume=True, **options)
+        assert not multiprocessing.active_children()
+        assert resumed.keys() == whole.keys()
+        assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+
+# -- single ones ------------------------------------------------------------------------------------------------------
 
 
 def test_batch_without_samples_is_refused() -> None:
     with pytest.raises(UserError, match=r"--data.batch_size must be at least 1, but got 0"):
         DigitsDataModule(batch_size=0)
-
-
-# -- digits -----------------------------------------------------------------------------------------------------------
 
 
 def test_digits_splits_are_all_of_the_data_set() -> None:
@@ -270,110 +510,6 @@ def test_digits_splits_are_all_of_the_data_set() -> None:
     assert torch.equal(everything.sort().values, torch.arange(1797))
 
 
-# -- Fashion-MNIST ----------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=["written", "real"])
-def root(request: pytest.FixtureRequest) -> str:
-    return str(request.getfixturevalue(request.param))
-
-
-def test_bag_is_class_0_and_everything_else_is_class_1(root: str) -> None:
-    bag, ten = read("bag", root), read("all", root)
-    for name in ("train", "val", "test"):
-        assert (bag[name].y == np.where(ten[name].y == 8, 0, 1)).all()
-    assert FashionMNISTDataModule("bag").class_names[0] == "bag"
-    assert FashionMNISTDataModule("all").class_names[8] == "Bag"
-
-
-def test_first_images_train_and_those_after_them_validate(root: str) -> None:
-    splits = read("all", root)
-    in_order = np.concatenate([splits["train"].index, splits["val"].index])
-    assert in_order.tolist() == list(range(len(in_order)))
-
-
-def test_images_keep_their_labels_and_their_order(written: Path) -> None:
-    data = datasets.load_dataset(str(written))
-    splits = read("all", str(written))
-    assert [*splits["train"].y, *splits["val"].y] == data["train"]["label"][:]
-    assert splits["test"].y.tolist() == data["test"]["label"][:]
-    for split in splits.values():
-        grey = torch.from_numpy(split.index % 256).view(-1, 1, 1, 1)
-        assert split.x.shape == (len(split.y), 1, 28, 28)
-        assert (split.x == grey).all()
-
-
-def test_real_splits_have_the_papers_sizes_and_balanced_classes(real: Path) -> None:
-    splits = read("all", str(real))
-    assert {name: len(split.y) for name, split in splits.items()} == {"train": 50_000, "val": 10_000, "test": 10_000}
-    assert (np.bincount(splits["train"].y) + np.bincount(splits["val"].y)).tolist() == [6_000] * 10
-    assert np.bincount(splits["test"].y).tolist() == [1_000] * 10
-    assert splits["train"].y[:10].tolist() == [9, 0, 0, 3, 0, 2, 7, 2, 5, 5]
-
-
-def test_pixels_are_normalised_as_in_the_paper() -> None:
-    pixels = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
-    expected = (torch.arange(256).view(1, 1, 16, 16) / 255 - 0.1307) / 0.3081
-    torch.testing.assert_close(FashionMNISTDataModule().eval_transform()(pixels), expected)
-
-
-# -- what goes wrong --------------------------------------------------------------------------------------------------
-
-
-def refusal(classes: Classes = "all", root: Path | None = None) -> str:
-    """Return the message of the error that setting up must end in."""
-    with pytest.raises(UserError) as caught:
-        FashionMNISTDataModule(classes, root=None if root is None else str(root)).setup("fit")
-    return str(caught.value)
-
-
-def test_missing_folder_is_named_with_the_command_that_makes_it(tmp_path: Path) -> None:
-    missing = tmp_path / "fmnist"
-    command = f"hf download zalando-datasets/fashion_mnist --repo-type dataset --local-dir {missing}"
-    assert f"--data.root {missing} is no folder" in refusal(root=missing)
-    assert command in refusal(root=missing)
-
-
-def test_folder_without_data_is_named(tmp_path: Path) -> None:
-    assert f"--data.root {tmp_path}" in refusal(root=tmp_path)
-
-
-def test_folder_without_parquet_is_named(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("nothing here\n")
-    assert f"--data.root {tmp_path}" in refusal(root=tmp_path)
-
-
-def test_broken_parquet_is_named(tmp_path: Path) -> None:
-    (tmp_path / "train-00000-of-00001.parquet").write_bytes(b"PAR1")
-    assert f"--data.root {tmp_path}" in refusal(root=tmp_path)
-
-
-def test_folder_without_a_test_split_is_named(tmp_path: Path) -> None:
-    assert f"--data.root {tmp_path}" in refusal(root=write(tmp_path, train=[0, 1]))
-
-
-def test_folder_with_other_columns_is_named(tmp_path: Path) -> None:
-    assert f"--data.root {tmp_path}" in refusal(root=write(tmp_path, image="img", train=[0, 1], test=[0, 1]))
-
-
-@pytest.mark.parametrize("classes", ["bag", "all"])
-def test_labels_out_of_range_are_named(tmp_path: Path, classes: Classes) -> None:
-    message = refusal(classes, write(tmp_path, train=[0, 12], test=[0, 1]))
-    assert "train split of FashionMNISTDataModule has labels from 0 to 12" in message
-
-
-def test_training_set_too_small_to_split_is_refused(tmp_path: Path) -> None:
-    message = refusal(root=write(tmp_path, train=[0], test=[0, 1]))
-    assert "split of FashionMNISTDataModule has no samples" in message
-
-
-def test_unreachable_hub_leads_to_data_root() -> None:
-    message = refusal(root=None)
-    assert "could not be loaded from the hub" in message
-    assert "Give a local copy with --data.root" in message
-
-
-def test_unknown_classes_are_refused() -> None:
-    unknown: Any = "bags"
-    with pytest.raises(UserError, match="bags"):
-        FashionMNISTDataModule(unknown)
+def test_digits_are_scaled_to_one() -> None:
+    pixels = torch.tensor([[[[0, 8, 16]]]], dtype=torch.uint8)
+    assert DigitsDataModule().eval_transform()(pixels).tolist() == [[[[-1, 0, 1]]]]

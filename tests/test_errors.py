@@ -4,10 +4,13 @@ The page is this table, rendered. After a change: ``make errors`` writes it anew
 """
 
 import os
+import resource
 import shlex
+import signal
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +22,16 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ldmi_lightning import LDMIModule, Stage
 from ldmi_lightning.cli import main
-from ldmi_lightning.datamodules import Examples, NoisyDataModule
+from ldmi_lightning.datamodules import Examples, NoisyDataModule, TensorDataModule
+from ldmi_lightning.datamodules.dogs_vs_cats import read_lists
 from ldmi_lightning.datamodules.loaders import ResidentLoader, Split
+from ldmi_lightning.datamodules.text import check_texts
+from ldmi_lightning.datamodules.transforms import RandomCrop
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.losses import CELoss, DMILoss
+from ldmi_lightning.noise import InstanceDependentNoise
+
+pytestmark = pytest.mark.usefixtures("hub_of_its_own")
 
 REPO = Path(__file__).parents[1]
 PAGE = REPO / "docs/errors.md"
@@ -30,12 +39,26 @@ CONFIG = "configs/quickstart.yaml"
 
 
 class Mistake(NamedTuple):
-    """What a user did: a command line, or a call from Python; and the files that it was done with."""
+    """What a user did: a command line, or a call from Python; the files that it was done with, and where it was done."""
 
     group: str
     done: str
     call: Callable[[], Any] | None = None
     files: dict[str, str] = {}  # noqa: RUF012  (a NamedTuple's default, never changed)
+    where: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+@contextmanager
+def short_of_room() -> Iterator[None]:
+    """Let every write end after 20 kB, as on a disk that is full by then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write then fails, and the process goes on
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
 def fit(module: LDMIModule, data: Any = None, **flags: Any) -> None:
@@ -72,14 +95,94 @@ def dictionaries() -> Any:
     return [{"image": torch.randn(6, 2), "label": torch.zeros(6)}]
 
 
+def photos(done: str, **files: str) -> Mistake:
+    """Begin a run on folders of images, which are none."""
+    return Mistake(
+        "Own data",
+        f"ldmi fit --data ImageFolderDataModule --data.root photos --data.image_size 8 {done}",
+        files={f"photos/{name}": content for name, content in files.items()},
+    )
+
+
+REVIEWS = "--data.text_column text --data.class_names '[bad, good]'"
+FOUR_REVIEWS = "text,label\nno,0\nyes,1\nnever,0\nalways,1\n"
+TEN_PHOTOS = [f"{name}/{number}.jpg" for name in ("cat", "dog") for number in range(5)]
+arrays = TensorDataModule
+
+
+def reviews(done: str, table: str | None = None) -> Mistake:
+    """Begin a run on a table of texts and labels; what is done comes after the rest, where it wins."""
+    files = {"reviews/notes.md": ""} if table is None else {"reviews/train.csv": table}
+    return Mistake("Own data", f"ldmi fit --data HFDataModule --data.source reviews {REVIEWS} {done}", files=files)
+
+
 def three() -> torch.Tensor:
     return torch.tensor([0, 1, 2] * 4)
+
+
+def clothing1m(done: str, **changed: str) -> Mistake:
+    """Begin a run on a Clothing1M of one image that is none, with some of its files changed."""
+    every = "".join(f"a.jpg {label}\n" for label in range(14))
+    files = {"noisy_train.txt": every, "clean_val.txt": every, "clean_test.txt": every, "a.jpg": "no photograph"}
+    files |= {name.replace("_txt", ".txt").replace("_jpg", ".jpg"): content for name, content in changed.items()}
+    return Mistake(
+        "Data",
+        f"ldmi fit --data Clothing1MDataModule --data.root clothes {done}",
+        files={f"clothes/{name}": content for name, content in files.items() if content},
+    )
 
 
 MISTAKES = [
     Mistake("Data", "ldmi fit --data FashionMNISTDataModule --data.root nowhere"),
     Mistake("Data", "ldmi fit --data FashionMNISTDataModule --data.root empty", files={"empty/readme.txt": "no data"}),
     Mistake("Data", "ldmi fit --data FashionMNISTDataModule --data.classes some"),
+    Mistake("Data", "ldmi fit --data MRDataModule --data.root nowhere"),
+    Mistake("Data", "ldmi fit --data MRDataModule --data.split half"),
+    Mistake("Data", "ldmi fit --data MRDataModule --data.vocab_size 2"),
+    Mistake(
+        "Data", "a text that is empty", lambda: check_texts(["a good film", " "], "column text of the train split")
+    ),
+    Mistake("Data", "ldmi fit --data CIFAR10DataModule --data.root nowhere"),
+    Mistake("Data", "ldmi fit --data DogsVsCatsDataModule --data.root nowhere"),
+    Mistake("Data", "read_lists('splits', 3)  # --data.lists splits", lambda: read_lists(Path("splits"), 3)),
+    Mistake(
+        "Data",
+        "read_lists('lists', 3), with an image that the data set does not have",
+        lambda: read_lists(Path("lists"), 3),
+        files={"lists/train.csv": "index\n0\n25000\n"},
+    ),
+    Mistake(
+        "Data",
+        "read_lists('lists', 3), with an image in two lists",
+        lambda: read_lists(Path("lists"), 3),
+        files={"lists/train.csv": "index\n0\n1\n", "lists/val.csv": "index\n1\n"},
+    ),
+    Mistake(
+        "Data",
+        "read_lists('lists', 3), with an empty list",
+        lambda: read_lists(Path("lists"), 3),
+        files={"lists/train.csv": "index\n"},
+    ),
+    Mistake("Data", "ldmi fit --data Clothing1MDataModule"),
+    Mistake("Data", "ldmi fit --data Clothing1MDataModule --data.root nowhere"),
+    Mistake("Data", "ldmi fit --data Clothing1MDataModule --data.balanced 0"),
+    clothing1m("# without a list", clean_val_txt=""),
+    clothing1m("# with a broken line in a list", clean_val_txt="a.jpg\n"),
+    clothing1m("# with an empty list", clean_val_txt="\n"),
+    clothing1m("# with a label of 14", clean_val_txt="a.jpg 14\n"),
+    clothing1m(
+        "# of which only the official training lists are there",
+        noisy_train_txt="",
+        clean_val_txt="",
+        clean_test_txt="",
+        noisy_train_key_list_txt="a.jpg\n",
+    ),
+    clothing1m("# without its images", a_jpg=""),
+    clothing1m("--data.num_workers 0  # with an image that is none"),
+    clothing1m("--data.num_workers 2  # with an image that is none"),
+    clothing1m("--data.balanced 2"),
+    clothing1m("--data.cache clothes/a.jpg"),
+    Mistake("Data", "RandomCrop(33) of images of 32×32", lambda: RandomCrop(33)(torch.zeros(1, 3, 32, 32))),
     Mistake("Data", "ldmi fit --data NoSuchDataModule"),
     Mistake("Data", "ldmi fit --data.batch_size 0"),
     Mistake("Data", "ldmi fit --data.batch_size many"),
@@ -106,6 +209,28 @@ MISTAKES = [
     ),
     Mistake("Data", "batches that are dictionaries", lambda: _fit_loader(dictionaries())),
     Mistake("Data", "a data set of 3 classes and LDMIModule(num_classes=4)", lambda: fit(linear(4), Blobs())),
+    Mistake("Own data", "ldmi fit --data ImageFolderDataModule --data.root nowhere --data.image_size 8"),
+    photos("# with one class", **{"cat/a.jpg": ""}),
+    photos("# with a folder without images", **{"cat/a.jpg": "", "dog/a.txt": ""}),
+    photos("# with an image that is none", **dict.fromkeys(TEN_PHOTOS, "no photograph")),
+    photos("--data.val_share 0.7 --data.test_share 0.4", **dict.fromkeys(TEN_PHOTOS, "no photograph")),
+    photos("# with a class in test alone", **{f"{name}/a.jpg": "" for name in ("train/cat", "train/dog", "test/fox")}),
+    reviews("--data.text_column review", FOUR_REVIEWS),
+    reviews("--data.label_column stars", FOUR_REVIEWS),
+    reviews("--data.image_column text", FOUR_REVIEWS),
+    reviews("--data.class_names '[bad, good, fair]' --data.val_share 0.25 --data.test_share 0.25", FOUR_REVIEWS),
+    reviews("# with a label of 2", "text,label\nno,0\nyes,2\n"),
+    reviews("# with a label that is no class name", "text,label\nno,bad\nyes,fine\n"),
+    reviews("# with an empty text", "text,label\n" + 5 * "no,0\n,1\n"),
+    reviews("# of too few texts to split", FOUR_REVIEWS),
+    reviews("# of nothing"),
+    Mistake("Own data", f"ldmi fit --data HFDataModule --data.source ./nowhere {REVIEWS}"),
+    Mistake("Own data", f"ldmi fit --data HFDataModule --data.source someone/reviews {REVIEWS}  # without a network"),
+    Mistake(
+        "Own data", "TensorDataModule(x, y) of 5 inputs and 4 labels", lambda: arrays(np.zeros((5, 2)), [0, 1] * 2)
+    ),
+    Mistake("Own data", "TensorDataModule(x, y) of NaN", lambda: arrays(np.full((4, 2), np.nan), [0, 1] * 2)),
+    Mistake("Own data", "TensorDataModule(x, y, x_test)", lambda: TensorDataModule([[1.0]] * 4, [0, 1] * 2, [[1.0]])),
     Mistake("Noise", "ldmi fit --data.noise.rate 1.2"),
     Mistake("Noise", "ldmi fit --data.noise.rate=-0.1"),
     Mistake("Noise", "ldmi fit --data.noise.rate often"),
@@ -116,9 +241,52 @@ MISTAKES = [
     Mistake("Noise", "ldmi fit --data.noise MatrixNoise --data.noise.matrix '[[1, 0]]'"),
     Mistake("Noise", "ldmi fit --data.noise MatrixNoise --data.noise.matrix '[[1, 0], [0, 1]]'"),
     Mistake("Noise", "ldmi fit --data.noise NoSuchNoise"),
+    Mistake("Noise", "ldmi fit --data.noise.flips '{1:12}'"),
+    Mistake("Noise", "ldmi fit --data.noise.seed=-1"),
+    Mistake("Noise", "ldmi fit --data.noise LabelFileNoise --data.noise.path nowhere.csv"),
+    Mistake("Noise", "ldmi fit --data.noise LabelFileNoise --data.noise.path labels.txt", files={"labels.txt": "0,1"}),
+    Mistake("Noise", "ldmi fit --data.noise LabelFileNoise --data.noise.path labels.npy", files={"labels.npy": "text"}),
+    Mistake(
+        "Noise", "ldmi fit --data.noise LabelFileNoise --data.noise.path bare.csv", files={"bare.csv": "0,1\n1,1\n"}
+    ),
+    Mistake(
+        "Noise",
+        "ldmi fit --data.noise LabelFileNoise --data.noise.path twice.csv",
+        files={"twice.csv": "index,label\n0,1\n0,2\n"},
+    ),
+    Mistake(
+        "Noise",
+        "ldmi noise --data.noise LabelFileNoise --data.noise.path few.csv",
+        files={"few.csv": "index,label\n0,1\n"},
+    ),
+    Mistake(
+        "Noise",
+        "ldmi noise --data.noise LabelFileNoise --data.noise.path other.csv",
+        files={"other.csv": "index,label,clean\n" + "".join(f"{index},1,1\n" for index in range(1797))},
+    ),
+    Mistake("Noise", "ldmi fit --data.noise HumanNoise --data.noise.file nowhere.pt --data.noise.kind worse"),
+    Mistake(
+        "Noise",
+        "ldmi fit --data.noise HumanNoise --data.noise.file text.pt --data.noise.kind worse",
+        files={"text.pt": "no labels"},
+    ),
+    Mistake("Noise", "ldmi fit --data.noise HumanNoise --data.noise.file human.pt --data.noise.kind worst"),
+    Mistake(
+        "Noise",
+        "InstanceDependentNoise(rate=0.4) on the tokens of texts",
+        lambda: InstanceDependentNoise(0.4)(three().numpy(), 3, index=three().numpy(), x=torch.ones(12, 5).long()),
+    ),
+    Mistake("Noise", "ldmi noise --output taken", files={"taken": "a file"}),
     Mistake("Model", "ldmi fit --model.backbone nowhere.Net"),
     Mistake("Model", "ldmi fit --model.backbone DigitsCnn"),
+    Mistake("Model", "ldmi fit --model.backbone WordCNN"),
     Mistake("Model", "ldmi fit --model.backbone.width 64"),
+    Mistake("Model", "ldmi fit --model.backbone ResNet50 --model.backbone.weights nowhere.pth"),
+    Mistake(
+        "Model",
+        "ldmi fit --model.backbone ResNet50 --model.backbone.weights text.pth",
+        files={"text.pth": "no weights"},
+    ),
     Mistake(
         "Model",
         "ldmi fit --model.backbone narrow.Net",
@@ -160,6 +328,7 @@ MISTAKES = [
     Mistake("Trainer", "ldmi fit --trainer.accumulate_grad_batches 2 --model.robust.loss.memory 0"),
     Mistake("Trainer", "ldmi fit --trainer.default_root_dir taken", files={"taken": "a file"}),
     Mistake("Trainer", "ldmi fit --trainer.default_root_dir /proc/runs"),
+    Mistake("Trainer", "ldmi fit --model.warmup.epochs 1  # on a full disk", where=short_of_room),
     Mistake("Checkpoints", "ldmi fit --ckpt_path nowhere.ckpt"),
     Mistake("Checkpoints", "ldmi fit --ckpt_path text.ckpt", files={"text.ckpt": "no checkpoint"}),
     Mistake("Checkpoints", "ldmi test"),
@@ -169,6 +338,8 @@ MISTAKES = [
     Mistake("Configuration", "ldmi fit --config broken.yaml", files={"broken.yaml": "model: [1, 2"}),
     Mistake("Configuration", "ldmi fit --config unknown.yaml", files={"unknown.yaml": "modle: 1"}),
     Mistake("Configuration", "ldmi fit --colour blue"),
+    Mistake("Configuration", "ldmi fit --seed_everything=-1"),
+    Mistake("Configuration", "ldmi fit --seed_everything false"),
     Mistake("Configuration", "ldmi train"),
 ]
 
@@ -187,9 +358,10 @@ def line_of(mistake: Mistake, capsys: pytest.CaptureFixture[str]) -> str:
         with pytest.raises(UserError) as raised:
             mistake.call()
         return str(raised.value)
-    command, *args = shlex.split(mistake.done)[1:]
+    command, *args = shlex.split(mistake.done, comments=True)[1:]
     quiet = ["--config", str(REPO / CONFIG), "--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]
-    code = main([command, *(quiet if command == "fit" else []), *args])
+    with mistake.where():
+        code = main([command, *(quiet if command == "fit" else []), *args])
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert code != 0
     return line.replace(f"{Path.cwd()}/", "")
@@ -232,6 +404,19 @@ stderr, with an exit code other than 0; from Python it is the message of an `ldm
 stand here without `--config configs/quickstart.yaml`. With `LDMI_TRACEBACK=1` a command shows the whole traceback.
 """
 
+TAIL = """
+## What a run survives
+
+No mistakes, but accidents: a run says one line, and loses nothing (`tests/test_kills.py`, `tests/test_wandb.py`).
+
+| accident | line |
+|---|---|
+| Ctrl-C, SIGTERM or `--trainer.max_time` | The run has stopped early. Go on with --ckpt_path=RUN/last.ckpt |
+| kill -9, or no more power | none: go on with `--ckpt_path RUN/last.ckpt` |
+| W&B cannot be reached, or refuses the key | W&B: (what it says) The run is kept offline, in its folder. |
+| no W&B key | W&B: offline, in the run folder, since no key is configured (`wandb login`). |
+"""
+
 
 def render(notes: str) -> str:
     """Return the page for lines of `group<TAB>mistake<TAB>message`."""
@@ -242,7 +427,7 @@ def render(notes: str) -> str:
             page += f"\n## {here}\n\n| mistake | line |\n|---|---|\n"
             group = here
         page += f"| `{done}` | {line.replace('|', chr(92) + '|')} |\n"
-    return page
+    return page + TAIL
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
 """The backbones: shapes, sizes and, for the paper's net, the arithmetic."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import conv2d, linear, max_pool2d, relu
+from torchvision.models.resnet import resnet34
+from torchvision.models.vgg import cfgs, make_layers
 
-from ldmi_lightning.models import DigitsCNN, FashionCNN
+from ldmi_lightning.models import CIFARCNN, VGG16BN, DigitsCNN, FashionCNN, ResNet34, WordCNN
 
-BACKBONES = [(DigitsCNN, (1, 8, 8)), (FashionCNN, (1, 28, 28))]
+BACKBONES = [(DigitsCNN, (1, 8, 8)), (FashionCNN, (1, 28, 28)), (CIFARCNN, (3, 32, 32))]
 Backbone = Callable[[int], nn.Module]
 
 
@@ -60,3 +63,125 @@ def test_fashion_cnn_drops_half_of_the_features_in_training_only() -> None:
     assert dropout.p == 0.5
     assert not torch.equal(model.train()(x), model(x))
     assert torch.equal(model.eval()(x), model(x))
+
+
+# -- nets for a GPU: one pass each --------------------------------------------------------------------------------------
+
+
+def test_resnet34_is_torchvisions_with_a_stem_for_small_images() -> None:
+    torch.manual_seed(0)
+    model, theirs = ResNet34(10), resnet34(num_classes=10)
+    theirs.conv1, theirs.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    theirs.load_state_dict(model.state_dict())
+    x = torch.randn(3, 3, 32, 32)
+    stem = model.relu(model.bn1(model.conv1(x)))
+    assert model.maxpool(stem).shape == (3, 64, 32, 32)
+    logits = model(x)
+    assert logits.shape == (3, 10)
+    torch.testing.assert_close(logits, theirs(x))
+    logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+    assert sum(p.numel() for p in model.parameters()) == 21_282_122
+
+
+def test_vgg16_bn_is_torchvisions_features_and_one_linear_layer() -> None:
+    torch.manual_seed(0)
+    model, features = VGG16BN(2), make_layers(cfgs["D"], batch_norm=True)
+    for ours, theirs in zip(model, features, strict=False):
+        assert type(ours) is type(theirs)
+        theirs.load_state_dict(ours.state_dict(), strict=False)
+        if isinstance(theirs, nn.Conv2d):
+            nn.init.zeros_(theirs.bias)
+    x, last = torch.randn(2, 3, 150, 150), model[-1]
+    logits = model(x)
+    assert logits.shape == (2, 2)
+    assert last.in_features == 8192
+    with torch.no_grad():
+        torch.testing.assert_close(logits, last(features(x).flatten(1)))
+    logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.parameters())
+
+
+# -- WordCNN ----------------------------------------------------------------------------------------------------------
+
+
+def sentences(*lengths: int, width: int) -> torch.Tensor:
+    """Return random token ids 1..29, padded with 0."""
+    x = torch.randint(1, 30, (len(lengths), width), generator=torch.Generator().manual_seed(0))
+    return x * (torch.arange(width) < torch.tensor(lengths)[:, None])
+
+
+def test_word_cnn_has_the_papers_layers() -> None:
+    sizes = [tuple(parameter.shape) for parameter in WordCNN(2, 1000).parameters()]
+    convolutions = [shape for width in (3, 4, 5) for shape in ((100, 128, width), (100,))]
+    assert sizes == [(1000, 128), *convolutions, (2, 300), (2,)]
+
+
+@pytest.mark.parametrize("num_classes", [2, 5])
+def test_word_cnn_is_the_largest_of_each_feature_over_a_sentence_and_a_linear_layer(num_classes: int) -> None:
+    torch.manual_seed(0)
+    net, x = WordCNN(num_classes, 30).eval(), sentences(9, 5, 12, 6, width=12)
+    for sentence, logits in zip(x, net(x), strict=True):
+        words = net.embedding.weight[sentence[sentence != 0]]
+        pooled = []
+        for conv in net.convolutions:
+            weight, width = conv.weight, conv.weight.shape[2]
+            windows = [words[i : i + width].T for i in range(len(words) - width + 1)]
+            pooled.append(torch.stack([(weight * window).sum((1, 2)) + conv.bias for window in windows]).amax(0).relu())
+        torch.testing.assert_close(logits, net.linear(torch.cat(pooled)), atol=1e-5, rtol=1e-4)
+
+
+def test_word_cnn_does_not_see_how_far_a_batch_is_padded() -> None:
+    torch.manual_seed(0)
+    net, x = WordCNN(2, 30).eval(), sentences(1, 4, 5, 7, 20, width=20)
+    logits = net(x)
+    torch.testing.assert_close(net(nn.functional.pad(x, (0, 50))), logits)
+    for sentence, expected in zip(x, logits, strict=True):
+        alone = sentence[sentence != 0][None]
+        torch.testing.assert_close(net(alone)[0], expected)
+        torch.testing.assert_close(net(nn.functional.pad(alone, (0, 3)))[0], expected)
+
+
+def test_word_cnn_learns_from_words_and_not_from_padding() -> None:
+    torch.manual_seed(0)
+    net = WordCNN(2, 30)
+    net(sentences(3, 9, width=40)).square().sum().backward()
+    assert net.embedding.weight.grad is not None
+    assert not net.embedding.weight[0].any()
+    assert not net.embedding.weight.grad[0].any()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in net.parameters())
+
+
+def test_word_cnn_gradient_is_that_of_the_padded_arithmetic() -> None:
+    torch.manual_seed(0)
+    net, x = WordCNN(2, 30).eval(), sentences(3, 5, 8, width=8)
+    lengths = (x != 0).sum(1).clamp(min=5)
+    embedded, pooled = net.embedding(x).transpose(1, 2), []
+    for conv in net.convolutions:
+        features = conv(embedded)
+        outside = torch.arange(features.shape[2]) > (lengths - conv.weight.shape[2])[:, None]
+        pooled.append(features.masked_fill(outside[:, None], -torch.inf).amax(2).relu())
+    padded = net.linear(torch.cat(pooled, 1))
+    gradients = [torch.autograd.grad(out.square().sum(), [*net.parameters()]) for out in (net(x), padded)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
+
+
+def test_word_cnn_needs_no_number_from_the_device_elsewhere_than_on_the_cpu() -> None:
+    # On "meta" there are no values, so that whatever waits for one raises.
+    logits = WordCNN(3, 30).to("meta")(torch.zeros(4, 9, dtype=torch.int64, device="meta"))
+    assert logits.shape == (4, 3)
+
+
+def test_word_cnn_drops_half_of_the_features_in_training_only() -> None:
+    torch.manual_seed(0)
+    net, x = WordCNN(2, 30), sentences(9, width=9)
+    assert net.dropout.p == 0.5
+    assert not torch.equal(net.train()(x), net(x))
+    assert torch.equal(net.eval()(x), net(x))
+
+
+@pytest.mark.parametrize("size", [None, 0, "20"])
+def test_word_cnn_without_a_vocabulary_size_says_where_it_comes_from(size: Any) -> None:
+    with pytest.raises(ValueError, match=f"needs vocab_size, the number of token ids, but got {size}"):
+        WordCNN(2, size)

@@ -35,7 +35,7 @@ def test_the_python_blocks_and_the_command_for_an_own_backbone_run(
                 "false",
             ]
             assert main([*shlex.split(line.replace("configs/", f"{REPO}/configs/"))[1:], *quick]) == 0
-    assert len(list((tmp_path / "runs").iterdir())) == 4
+    assert len(list((tmp_path / "runs").iterdir())) == 5
 
 
 def test_the_configs_that_the_commands_name_exist_and_the_options_are_known() -> None:

@@ -1,4 +1,4 @@
-"""The contract of a label-noise injector, and the draw that all matrix kinds share."""
+"""The contract of a label-noise injector, and the two ways to draw labels from a transition matrix."""
 
 import hashlib
 from typing import Any, ClassVar
@@ -11,6 +11,9 @@ from ldmi_lightning.seeding import base_seed
 from ldmi_lightning.transition import realised_matrix
 
 Labels = NDArray[np.int64]
+
+CHUNK = 2**17
+"""So many labels are drawn at a time: as many as the processor's cache holds."""
 
 
 def draw_labels(labels: Labels, transition: NDArray[np.float64], seed: int) -> Labels:
@@ -27,14 +30,65 @@ def draw_labels(labels: Labels, transition: NDArray[np.float64], seed: int) -> L
     Returns:
         Noisy labels, shape ``(N,)``.
     """
-    uniform = np.random.RandomState(seed).random_sample(len(labels))
+    random = np.random.RandomState(seed)
+    cumulated = _cumulated(transition)
     noisy = np.empty_like(labels)
-    by_class = np.argsort(labels, kind="stable")
-    counts = np.bincount(labels, minlength=len(transition))
-    for label, members in enumerate(np.split(by_class, np.cumsum(counts)[:-1])):
-        cumulated = transition[label].cumsum()
-        noisy[members] = (cumulated / cumulated[-1]).searchsorted(uniform[members], side="right")
+    for begin in range(0, len(labels), CHUNK):
+        some, drawn = (each[begin : begin + CHUNK] for each in (labels, noisy))
+        uniform = random.random_sample(len(some))
+        for label, members in enumerate(by_class(some, len(transition))):
+            drawn[members] = cumulated[label].searchsorted(uniform[members], side="right")
     return noisy
+
+
+def draw_exactly(labels: Labels, transition: NDArray[np.float64], seed: int) -> Labels:
+    """Draw noisy labels whose counts are those that the transition matrix asks for, to within one sample.
+
+    Which samples of a class flip is random; that ``round((1 - T[i, i]) * n_i)`` of its n_i samples do is not (ties as in
+    Python's ``round``). They are dealt out to the other classes in proportion to ``T[i, j]``, each count rounded up or
+    down, at random.
+
+    Args:
+        labels: clean labels, shape ``(N,)``.
+        transition: T, shape ``(C, C)``, ``T[i, j] = P(noisy = j | clean = i)``.
+        seed: seed of the stream.
+
+    Returns:
+        Noisy labels, shape ``(N,)``.
+
+    >>> draw_exactly(np.array([0, 0, 0, 0, 1]), np.array([[0.25, 0.75], [0.0, 1.0]]), seed=0).tolist().count(1)
+    4
+    """
+    random = np.random.RandomState(seed)
+    noisy = labels.copy()
+    for label, members in enumerate(by_class(labels, len(transition))):
+        wrong = transition[label] / transition[label].sum()
+        wrong[label] = 0
+        # 0.15 * 10 and (1 - 0.85) * 10 are the same count: rounding errors must not decide a tie.
+        flips = round(round(wrong.sum() * len(members), 9))
+        if flips:
+            evenly = (np.arange(flips) + random.uniform(high=0.999999)) / flips  # below 1, rounding included
+            order = random.permutation(len(wrong))  # neighbours share what is rounded: let chance make the neighbours
+            dealt = _cumulated(wrong[order]).searchsorted(evenly, side="right")
+            noisy[random.permutation(members)[:flips]] = order[dealt]
+    return noisy
+
+
+def by_class(labels: Labels, num_classes: int) -> list[Labels]:
+    """Return the positions of each class's samples, in order.
+
+    >>> [positions.tolist() for positions in by_class(np.array([1, 0, 1]), 2)]
+    [[1], [0, 2]]
+    """
+    narrow = labels.astype(np.min_scalar_type(num_classes - 1))  # NumPy sorts short integers three times as fast
+    counts = np.bincount(labels, minlength=num_classes)
+    return np.split(np.argsort(narrow, kind="stable"), np.cumsum(counts)[:-1])
+
+
+def _cumulated(chances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Cumulate probabilities as ``np.random.choice`` does, to the last bit."""
+    cumulated = chances.cumsum(axis=-1)
+    return np.asarray(cumulated / cumulated[..., -1:])
 
 
 def check_rate(rate: float) -> float:
@@ -61,7 +115,7 @@ class Noise:
 
     def transition_matrix(self, num_classes: int) -> NDArray[np.float64] | None:
         """Return T, shape ``(C, C)``, or ``None`` where the noise is not a function of the class."""
-        raise NotImplementedError
+        return None
 
     def __call__(self, labels: Labels, num_classes: int, *, index: Labels, x: Any = None) -> Labels:
         """Return noisy labels.
@@ -72,10 +126,7 @@ class Noise:
             index: position of each sample in the ORIGINAL data set, shape ``(N,)``.
             x: inputs, for noise that depends on them.
         """
-        transition = self.transition_matrix(num_classes)
-        if transition is None:
-            raise NotImplementedError(f"{type(self).__name__} has no transition matrix and must override __call__.")
-        return draw_labels(labels, transition, self.seed)
+        raise NotImplementedError
 
 
 def report(noise: Noise, clean: Labels | None, noisy: Labels, num_classes: int, *, sha256: str) -> dict[str, Any]:

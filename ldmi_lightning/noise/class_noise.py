@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.noise.base import Labels, Noise, check_rate
+from ldmi_lightning.noise.base import Labels, Noise, check_rate, draw_exactly, draw_labels
 from ldmi_lightning.transition import check_transition_matrix
 
 
@@ -20,7 +20,32 @@ class NoNoise(Noise):
         return labels.copy()
 
 
-class SymmetricNoise(Noise):
+class TransitionNoise(Noise):
+    """Base of the kinds that are drawn from a transition matrix: a subclass gives :meth:`transition_matrix`.
+
+    Args:
+        seed: seed of the draw; ``None`` takes the run's own seed (``seed_everything``).
+        exact: ``False`` draws each label independently, with the authors' stream of random numbers; ``True`` flips
+            exactly ``round((1 - T[i, i]) * n_i)`` of the n_i samples of class i that are given in one call (a split, or
+            training and validation together where a data set draws them in one stream), see
+            :func:`~ldmi_lightning.noise.draw_exactly`.
+    """
+
+    def __init__(self, seed: int | None = None, exact: bool = False) -> None:
+        super().__init__(seed)
+        self.exact = exact
+
+    def transition_matrix(self, num_classes: int) -> NDArray[np.float64]:
+        """Return T, shape ``(C, C)``."""
+        raise NotImplementedError
+
+    def __call__(self, labels: Labels, num_classes: int, *, index: Labels, x: object = None) -> Labels:
+        """Draw noisy labels."""
+        draw = draw_exactly if self.exact else draw_labels
+        return draw(labels, self.transition_matrix(num_classes), self.seed)
+
+
+class SymmetricNoise(TransitionNoise):
     """Class-independent noise: every other label is equally likely.
 
     Two definitions live in the literature, and ``include_true`` says which is meant:
@@ -35,8 +60,8 @@ class SymmetricNoise(Noise):
     [[0.75, 0.25], [0.25, 0.75]]
     """
 
-    def __init__(self, rate: float, include_true: bool = False, seed: int | None = None) -> None:
-        super().__init__(seed)
+    def __init__(self, rate: float, include_true: bool = False, seed: int | None = None, exact: bool = False) -> None:
+        super().__init__(seed, exact)
         self.rate = check_rate(rate)
         self.include_true = include_true
 
@@ -48,15 +73,15 @@ class SymmetricNoise(Noise):
         return transition
 
 
-class PairFlipNoise(Noise):
+class PairFlipNoise(TransitionNoise):
     """Class i becomes class i + 1 (the last becomes the first) with probability ``rate`` (Co-teaching).
 
     >>> PairFlipNoise(rate=0.25).transition_matrix(3).tolist()
     [[0.75, 0.25, 0.0], [0.0, 0.75, 0.25], [0.25, 0.0, 0.75]]
     """
 
-    def __init__(self, rate: float, seed: int | None = None) -> None:
-        super().__init__(seed)
+    def __init__(self, rate: float, seed: int | None = None, exact: bool = False) -> None:
+        super().__init__(seed, exact)
         self.rate = check_rate(rate)
 
     def transition_matrix(self, num_classes: int) -> NDArray[np.float64]:
@@ -65,7 +90,7 @@ class PairFlipNoise(Noise):
         return (1 - self.rate) * identity + self.rate * np.roll(identity, 1, axis=1)
 
 
-class ClassDependentNoise(Noise):
+class ClassDependentNoise(TransitionNoise):
     """Named classes flip to named classes with probability ``rate``; all others keep their labels.
 
     The paper's CIFAR-10 pattern is ``flips={9: 1, 2: 0, 4: 7, 3: 5}``.
@@ -74,8 +99,8 @@ class ClassDependentNoise(Noise):
     [[1.0, 0.0], [0.25, 0.75]]
     """
 
-    def __init__(self, rate: float, flips: dict[int, int], seed: int | None = None) -> None:
-        super().__init__(seed)
+    def __init__(self, rate: float, flips: dict[int, int], seed: int | None = None, exact: bool = False) -> None:
+        super().__init__(seed, exact)
         self.rate = check_rate(rate)
         self.flips = {int(source): int(target) for source, target in flips.items()}
 
@@ -93,15 +118,15 @@ class ClassDependentNoise(Noise):
         return transition
 
 
-class MatrixNoise(Noise):
+class MatrixNoise(TransitionNoise):
     """Any transition matrix: ``matrix[i][j] = P(noisy label = j | clean label = i)``.
 
     >>> MatrixNoise([[0.5, 0.5], [0.25, 0.75]]).transition_matrix(2).tolist()
     [[0.5, 0.5], [0.25, 0.75]]
     """
 
-    def __init__(self, matrix: list[list[float]], seed: int | None = None) -> None:
-        super().__init__(seed)
+    def __init__(self, matrix: list[list[float]], seed: int | None = None, exact: bool = False) -> None:
+        super().__init__(seed, exact)
         self.matrix = check_transition_matrix(matrix)
 
     def transition_matrix(self, num_classes: int) -> NDArray[np.float64]:
