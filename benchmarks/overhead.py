@@ -18,8 +18,10 @@ process.
 import argparse
 import copy
 import os
+import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -213,6 +215,61 @@ def show(name: str, rival: Rival, steps: int, every: int) -> None:
             print(f"{f'{stage} {row}':20}" + "".join(f"{value:>19}" for value in values))
 
 
+class Bare(pl.LightningModule):
+    """Cross-entropy and Adam, and nothing else; times its epochs and runs each by hand as well."""
+
+    def __init__(self, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        super().__init__()
+        self.net, self.by_hand = DigitsCNN(10), DigitsCNN(10)
+        self.batches = batches
+        self.more: list[float] = []
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        """Return the loss."""
+        return F.cross_entropy(self.net(batch[0]), batch[1])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Make Adam."""
+        self.hand = torch.optim.Adam(self.by_hand.parameters())
+        return torch.optim.Adam(self.net.parameters())
+
+    def on_train_epoch_start(self) -> None:
+        """Run the epoch by hand, and start the clock."""
+        begin = time.perf_counter()
+        for x, y in self.batches:
+            self.hand.zero_grad()
+            F.cross_entropy(self.by_hand(x), y).backward()
+            self.hand.step()
+        self.seconds = time.perf_counter() - begin
+        self.begin = time.perf_counter()
+
+    def on_train_epoch_end(self) -> None:
+        """Stop the clock."""
+        self.more.append((time.perf_counter() - self.begin - self.seconds) / len(self.batches))
+
+
+class Batches:
+    """Batches that are there; a plain list would be taken for several loaders."""
+
+    def __init__(self, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return iter(self.batches)
+
+
+def lightning_alone(epochs: int) -> float:
+    """Return the seconds a step that a Trainer without anything costs over a hand-written loop on digits by 8."""
+    batches = [(torch.randn(8, 1, 8, 8), torch.randint(0, 10, (8,))) for _ in range(149)]
+    module = Bare(batches)
+    off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    pl.Trainer(accelerator="cpu", max_epochs=epochs, **dict.fromkeys(off, False)).fit(module, Batches(batches))
+    return statistics.median(module.more[1:])
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -230,6 +287,10 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread, {options.root or 'random images'}")
     print(f"demands: fit / by hand <= {EPOCH_DEMAND} on Fashion-MNIST, <= {STEP_DEMAND} ms/step on digits, ", end="")
     print(f"log of U <= {MATRIX_DEMAND:.0%} of an epoch")
+    alone = lightning_alone(options.digits_epochs)
+    print(
+        f"a Trainer without callbacks, logger, checkpoints and progress bar, digits by 8: {alone * 1e3:.2f} ms a step"
+    )
     with tempfile.TemporaryDirectory() as folder:
         # Batches of 64 make 18 steps, in which an epoch's own cost shows; batches of 8 make 149, in which a step's does.
         for size in (64, 8):
