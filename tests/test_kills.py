@@ -188,9 +188,9 @@ def test_a_stopped_run_names_its_checkpoint_and_nobody_else_goes_on_from_it_mean
         time.sleep(0.005)
     command.send(signal.SIGSTOP)
     second = Command(tmp_path)
-    assert second.exit_code() == 2
+    assert second.exit_code() == 2, second.printed()
     assert "is still at work" in second.printed()
     command.send(signal.SIGCONT, stop)
-    assert command.exit_code() not in (0, -stop)
+    assert command.exit_code() not in (0, -stop), command.printed()
     assert re.search(rf"Go on with --ckpt_path.{command.checkpoint}", command.printed())
     assert "Traceback" not in command.printed()
