@@ -78,6 +78,7 @@ class Command:
 
 def _run(args: list[str], log: Path, kill_at_write: int) -> None:
     os.chdir(log.parent)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, and so would we
     for stream in (1, 2):
         os.dup2(os.open(log, os.O_APPEND | os.O_WRONLY), stream)
     torch.set_num_threads(1)
