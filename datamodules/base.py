@@ -1,5 +1,6 @@
 """NoisyDataModule: splits, noise, loaders, fingerprints and errors of all data sets."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 from weakref import WeakSet
@@ -153,6 +154,19 @@ class NoisyDataModule(pl.LightningDataModule):
         if self._report is None:
             raise UserError(f"The noise is known after setup: call {type(self).__name__}.setup('fit') first.")
         return self._report
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the training and validation inputs; of images read from files, their names and sizes."""
+        digest = hashlib.sha256()
+        for name in ("train", "val"):
+            x = self.splits[name].x
+            if isinstance(x, ImageFiles):
+                for position in range(len(x)):
+                    digest.update(b"%s %d\n" % (x.paths[position], x.path(position).stat().st_size))
+            else:
+                digest.update(f"{x.dtype} {tuple(x.shape)}\n".encode())
+                digest.update(memoryview(x.cpu().contiguous().numpy()).cast("B"))
+        return digest.hexdigest()
 
     def class_counts(self, split: str) -> Tensor:
         """Count the labels to learn from in a split, shape ``(C,)``."""

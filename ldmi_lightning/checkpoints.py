@@ -33,25 +33,42 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], float | None]:
+    """Read a backbone's weights without running code from the file.
+
+    Args:
+        path: one of LDMIModule's checkpoints, or what ``torch.save(backbone.state_dict(), path)`` has written.
+
+    Returns:
+        The weights, under the backbone's own names; and the learning rate at which the checkpoint's warm-up ended, ``None``
+        for a plain state dict.
+
+    Raises:
+        UserError: the file is missing, damaged or holds no weights.
+    """
+    loaded, fault = _load(Path(path))
+    if not fault and isinstance(loaded, dict) and KEY in loaded:
+        loaded, fault = _read(Path(path))
+    elif not fault and not (
+        isinstance(loaded, dict) and loaded and all(isinstance(v, Tensor) for v in loaded.values())
+    ):
+        fault = "it holds neither a checkpoint of LDMIModule nor a backbone's state dict"
+    if fault:
+        raise UserError(f"{path} cannot be used: {fault}. {_advice(Path(path))}")
+    if KEY not in loaded:
+        return loaded, None
+    progress = loaded[KEY]["progress"]
+    ended = progress if progress["stage"] == "warmup" else progress["finished"].get("warmup", {})
+    prefix = "backbone."
+    weights = {name.removeprefix(prefix): v for name, v in loaded["state_dict"].items() if name.startswith(prefix)}
+    return weights, ended.get("lr")
+
+
 def _read(path: Path) -> tuple[dict[str, Any], str]:
-    """Return a checkpoint, or what is wrong with it."""
-    if not path.is_file():
-        return {}, "there is no such file"
-    try:
-        with zipfile.ZipFile(path) as archive:
-            folders = [each.filename for each in archive.infolist() if each.external_attr]  # PyTorch would skip them
-            damaged = archive.testzip() or next(iter(folders), None)
-        if damaged is not None:
-            return {}, f"it is damaged (in {damaged})"
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except zipfile.BadZipFile:
-        return {}, "it is cut short, damaged, or no checkpoint at all"
-    except pickle.UnpicklingError:
-        return {}, "it holds Python objects, which could run code, and is not loaded"
-    except OSError as error:
-        return {}, f"it cannot be read ({error.strerror})"
-    except Exception as error:  # whatever a foreign file makes zipfile and PyTorch say
-        return {}, f"it is damaged, or no checkpoint at all ({type(error).__name__})"
+    """Return one of LDMIModule's checkpoints, or what is wrong with it."""
+    checkpoint, fault = _load(path)
+    if fault:
+        return {}, fault
     own = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
     if not isinstance(own, dict) or not {"progress", "identity"} <= own.keys():
         return {}, "it is none of LDMIModule's checkpoints"
@@ -62,6 +79,27 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
             if value.is_floating_point() and (value.isnan() | value.isposinf()).any():  # a mask may hold -inf
                 return {}, f"{name} is not finite"
     return checkpoint, ""
+
+
+def _load(path: Path) -> tuple[Any, str]:
+    """Return what a file holds, or what is wrong with it."""
+    if not path.is_file():
+        return {}, "there is no such file"
+    try:
+        with zipfile.ZipFile(path) as archive:
+            folders = [each.filename for each in archive.infolist() if each.external_attr]  # PyTorch would skip them
+            damaged = archive.testzip() or next(iter(folders), None)
+        if damaged is not None:
+            return {}, f"it is damaged (in {damaged})"
+        return torch.load(path, map_location="cpu", weights_only=True), ""
+    except zipfile.BadZipFile:
+        return {}, "it is cut short, damaged, or no checkpoint at all"
+    except pickle.UnpicklingError:
+        return {}, "it holds Python objects, which could run code, and is not loaded"
+    except OSError as error:
+        return {}, f"it cannot be read ({error.strerror})"
+    except Exception as error:  # whatever a foreign file makes zipfile and PyTorch say
+        return {}, f"it is damaged, or no checkpoint at all ({type(error).__name__})"
 
 
 def _tensors(nest: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:

@@ -25,17 +25,26 @@ from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 import ldmi_lightning.models  # noqa: F401  (short class names need the module imported)
-from ldmi_lightning import noise_command, pictures, results
-from ldmi_lightning.callbacks import JointMatrixLogger, StageCheckpoint, StageProgressBar, WandbRecord
+from ldmi_lightning import benchmark_command, noise_command, pictures, results
+from ldmi_lightning.callbacks import JointMatrixLogger, StageCheckpoint, StageKeeper, StageProgressBar, WandbRecord
 from ldmi_lightning.checkpoints import read_checkpoint
 from ldmi_lightning.datamodules import NoisyDataModule
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.loggers import close_wandb, logger_config, name_folder, offline_runs, open_wandb
+from ldmi_lightning.loggers import RunCSVLogger, close_wandb, logger_config, name_folder, offline_runs, open_wandb
 from ldmi_lightning.module import LDMIModule
 from ldmi_lightning.noise import NoNoise
-from ldmi_lightning.parsing import Parser, add_own_config, check_mappings, check_seed, configs_first, one_line
+from ldmi_lightning.parsing import (
+    Parser,
+    add_own_config,
+    check_mappings,
+    check_seed,
+    configs_first,
+    nulls_in_stages,
+    one_line,
+)
 from ldmi_lightning.ranks import gather_over_ranks
 from ldmi_lightning.run_folder import claim, is_run_folder, make_run_folder
+from ldmi_lightning.stage_cache import StageCache, keys_of
 from ldmi_lightning.trainer_rules import callbacks_of, check_strategy, is_fast_dev_run
 
 DEFAULT_DATA = {"class_path": "ldmi_lightning.datamodules.DigitsDataModule"}
@@ -56,9 +65,12 @@ DEFAULT_MODEL = {
     },
 }
 CONFIG_NAME = "config.yaml"
+SHARED_STAGES = "LDMI_SHARED_STAGES"
+"""Environment variable by which the ranks that rank 0 starts learn what it has found: an entry may appear meanwhile."""
 HARMLESS_WARNINGS = (
     r"GPU available but not used",  # who asks for the CPU knows
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning on torch 2.15, in every fit
+    r"\s*skip_none parameter was deprecated",  # of jsonargparse, whose earlier versions do not know the new name
     r"The number of training batches .* is smaller than the logging interval",  # all is logged at the epoch's end
 )
 # What PyTorch's RuntimeErrors say when a process that reads data has died, and when another rank has.
@@ -70,6 +82,7 @@ COMMANDS = {
     "test": "show a checkpoint's accuracy on the clean test set",
     "predict": "write a checkpoint's predictions of the test set to files",
     "noise": "show what label noise does to a data set, and keep the labels, without training",
+    "benchmark": "carry out a grid of runs, and draw up its table and figure",
 }
 
 
@@ -111,6 +124,13 @@ class LDMICLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument(
+                "--stage_cache",
+                type=str | None,
+                default=None,
+                help="Folder of finished stages, shared by runs that differ in later ones only (default: none).",
+            )
         if subcommand == "predict":
             parser.add_argument(
                 "--output", type=str, default=None, help="Folder for the predictions (default: beside the checkpoint)."
@@ -180,6 +200,7 @@ class LDMICLI(LightningCLI):
         """Return the configuration that repeats the run."""
         saved = self.config["fit"].clone()
         saved.ckpt_path = None
+        del saved["stage_cache"]  # a matter of this machine, and unknown to `ldmi test`
         return str(self._parser("fit").dump(saved, skip_none=False))
 
     def instantiate_classes(self) -> None:
@@ -222,6 +243,41 @@ class LDMICLI(LightningCLI):
             if isinstance(logger, WandbLogger):
                 say(open_wandb(logger))
         say(describe(self.model, self.datamodule))
+        if self.config_init["fit"].stage_cache is not None and self.config_init["fit"].ckpt_path is None:
+            self.config_init["fit"].ckpt_path = self._begin_after_shared_stages(self.config_init["fit"].stage_cache)
+
+    def _begin_after_shared_stages(self, folder: str) -> Path | None:
+        """Bring the finished stages that this run shares with earlier ones, and see that its own are kept.
+
+        Returns:
+            The checkpoint to go on from; ``None`` where nothing is shared yet.
+        """
+        checkpoint = next((each for each in callbacks_of(self.trainer) if isinstance(each, StageCheckpoint)), None)
+        if checkpoint is None or not checkpoint.save or not isinstance(self.datamodule, NoisyDataModule):
+            raise UserError(
+                "--stage_cache needs checkpoints and a NoisyDataModule, whose inputs and labels tell one run from another: "
+                "leave it out."
+            )
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--stage_cache {folder} can be no folder: {error.strerror}. Choose another.") from error
+        self.datamodule.prepare_data()
+        self.datamodule.setup("fit")
+        cache = StageCache(folder, keys_of(yaml.safe_load(self._saved_config()), self.datamodule))
+        if is_rank_zero() or SHARED_STAGES not in os.environ:
+            os.environ[SHARED_STAGES] = " ".join(cache.finished())
+        shared = os.environ[SHARED_STAGES].split()
+        if is_rank_zero():
+            assert self.folder is not None
+            cache.bring(shared, self.folder)
+            callbacks_of(self.trainer).append(StageKeeper(cache, self.folder))
+        for logger in self.trainer.loggers:
+            if isinstance(logger, RunCSVLogger):
+                logger.go_on()
+        for stage in shared:
+            say(f"{stage}: taken from {cache.entry(stage)}, where an earlier run has left it.")
+        return cache.last_checkpoint(shared[-1]) if shared else None
 
     def after_fit(self) -> None:
         """Test each stage's checkpoints, print the table, write ``results.json`` and the picture of U."""
@@ -242,6 +298,7 @@ class LDMICLI(LightningCLI):
         found = results.collect(
             module, self.datamodule, stages, self._get(self.config, "seed_everything"), time.monotonic() - self.started
         )
+        WandbRecord.record_transitions(trainer, stages)
         joints = {
             name: summary["best_joint"]
             for name, summary in module.stage_summaries().items()
@@ -252,6 +309,9 @@ class LDMICLI(LightningCLI):
             figure = pictures.draw_joints(titled, list(getattr(self.datamodule, "class_names", [])))
             pictures.save(figure, self.folder / "joint.png")
         say(f"\n{results.table(stages)}\n")
+        for name, stage in stages.items():
+            if stage.get("transition_error") is not None:
+                say(f"{name}: T̂ differs from the injected T by {stage['transition_error']:.3f} a row (L1).")
         say("test acc, balanced acc: each stage's selected epoch, on clean test labels that selection never saw.")
         for run in offline_runs(self.folder):
             say(f"`wandb sync {run}` sends the offline run to W&B.")
@@ -284,6 +344,32 @@ class LDMICLI(LightningCLI):
         say(f"{len(probs)} predictions: {output / 'predictions.csv'}, {output / 'probabilities.npy'}")
 
 
+class FitConfig(LDMICLI):
+    """Parses the options of ``ldmi fit`` into the whole configuration, defaults included, and carries nothing out."""
+
+    def __init__(self) -> None:
+        super().__init__(["fit"])
+
+    def __call__(self, args: list[str]) -> dict[str, Any]:
+        """Return the configuration that repeats the run of ``args``, the words after ``ldmi``."""
+        check_mappings(args)
+        self.parse_arguments(self.parser, name_folder(args))
+        config: dict[str, Any] = yaml.safe_load(self._saved_config())
+        return config
+
+    def _set_seed(self) -> None:
+        """Leave all generators alone."""
+
+    def before_instantiate_classes(self) -> None:
+        """Choose no folder."""
+
+    def instantiate_classes(self) -> None:
+        """Make no objects."""
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run nothing."""
+
+
 def number_of_classes(data: pl.LightningDataModule) -> int:
     """Return what the model and its backbone are told by the datamodule."""
     found = getattr(data, "num_classes", None)
@@ -302,6 +388,9 @@ def describe(module: LDMIModule, data: pl.LightningDataModule) -> str:
         labels, seen_on = describe_labels(data)
         lines.append(f"{type(data).__name__}: {data.num_classes} classes; {labels}.")
     for name, stage in module.stages.items():
+        if name == "warmup" and module.warm_start is not None:
+            lines.append(f"warmup: passed over, for the weights of {module.warm_start}.")
+            continue
         lines.append(
             f"{name}: {type(stage.loss).__name__} for up to {stage.epochs} epochs; keeps the epoch with the "
             f"{'highest' if stage.selecting_mode == 'max' else 'lowest'} {stage.selected_by}, seen on {seen_on}."
@@ -332,7 +421,7 @@ def describe_labels(data: NoisyDataModule) -> tuple[str, str]:
 
 def help_page() -> str:
     """Return what ``ldmi --help`` prints: all commands on one page."""
-    commands = "\n".join(f"  {name:9} {what}" for name, what in COMMANDS.items())
+    commands = "\n".join(f"  {name:10} {what}" for name, what in COMMANDS.items())
     return (
         f"usage: ldmi COMMAND [--config FILE] [OPTIONS]\n\n{DESCRIPTION}\n\ncommands:\n{commands}\n\n"
         "`ldmi COMMAND --help` lists the options of a command; each can stand in a YAML file, too."
@@ -361,7 +450,8 @@ def say(text: str) -> None:
 
 def main(args: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    args = name_folder(configs_first(add_own_config(list(sys.argv[1:] if args is None else args), CONFIG_NAME)))
+    args = list(sys.argv[1:] if args is None else args)
+    args = nulls_in_stages(name_folder(configs_first(add_own_config(args, CONFIG_NAME))))
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         # So that `--model.backbone my_module.MyNet` finds a file in the working directory, as `python` itself would.
         sys.path.append(str(Path.cwd()))
@@ -380,6 +470,8 @@ def main(args: list[str] | None = None) -> int:
         if args[0] == "noise":
             noise_command.run(args[1:], DEFAULT_DATA)
             return 0
+        if args[0] == "benchmark":
+            return benchmark_command.run(args[1:], FitConfig())
         cli.__init__(args)  # type: ignore[misc]
     except (UserError, MisconfigurationException, OSError, RuntimeError) as error:
         line = _one_line_of(error)

@@ -29,6 +29,10 @@ class RunCSVLogger(CSVLogger):
 
     def __init__(self, save_dir: str, **kwargs: Any) -> None:
         super().__init__(save_dir, **{"name": "", "version": "", **kwargs})
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Go on after the rows that are in the folder now."""
         self._experiment = _KeepingWriter(log_dir=self.log_dir)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -22,8 +23,9 @@ from ldmi_lightning.joint import dmi_normalised, log_dmi
 from ldmi_lightning.losses import Loss
 from ldmi_lightning.metrics import JointMatrix
 from ldmi_lightning.predictions import labelled_data, predict_split, stage_data
+from ldmi_lightning.ranks import sum_over_ranks
 from ldmi_lightning.seeding import base_seed, derived_seed
-from ldmi_lightning.stages import Progress, Stage
+from ldmi_lightning.stages import STAGES, Progress, Stage
 from ldmi_lightning.trainer_rules import (
     begin_batches_anew,
     callbacks_of,
@@ -34,7 +36,11 @@ from ldmi_lightning.trainer_rules import (
     is_everything,
     is_fast_dev_run,
     out_of_time,
+    pass_over_empty_hooks,
 )
+
+SMALLEST_LIKELIHOOD = torch.finfo(torch.float32).tiny
+"""What ``val/nll`` takes an output of 0 for, so that a single sample cannot make it infinite."""
 
 
 class LDMIModule(pl.LightningModule):
@@ -49,6 +55,10 @@ class LDMIModule(pl.LightningModule):
         num_classes: C.
         warmup: the first stage, usually cross-entropy.
         robust: the second stage, usually :class:`~ldmi_lightning.losses.DMILoss`; ``None`` for the warm-up alone.
+        refine: a third stage, usually :class:`~ldmi_lightning.losses.ForwardLoss` with the transition matrix that the
+            robust stage implies; ``None`` for none.
+        warm_start: file with the backbone's weights (a checkpoint, or ``torch.save(backbone.state_dict(), path)``) from
+            which the robust stage begins; the warm-up is then passed over. ``None`` to warm up.
 
     >>> from ldmi_lightning.losses import CELoss, DMILoss
     >>> module = LDMIModule(
@@ -59,7 +69,13 @@ class LDMIModule(pl.LightningModule):
     """
 
     def __init__(
-        self, backbone: nn.Module | None, num_classes: int, warmup: Stage, robust: Stage | None = None
+        self,
+        backbone: nn.Module | None,
+        num_classes: int,
+        warmup: Stage,
+        robust: Stage | None = None,
+        refine: Stage | None = None,
+        warm_start: str | None = None,
     ) -> None:
         super().__init__()
         self._save_plain_hyperparameters()
@@ -69,19 +85,28 @@ class LDMIModule(pl.LightningModule):
                 "from the datamodule, which needs an attribute num_classes."
             )
         self.num_classes = num_classes
-        self.stages: dict[str, Stage] = {"warmup": warmup} | ({"robust": robust} if robust is not None else {})
+        given = dict(zip(STAGES, (warmup, robust, refine), strict=True))
+        self.stages: dict[str, Stage] = {name: stage for name, stage in given.items() if stage is not None}
+        if warm_start is not None and robust is None:
+            raise UserError(
+                f"--model.warm_start {warm_start} takes the place of the warm-up, but no stage follows: give --model.robust, "
+                "or leave it out."
+            )
+        self.warm_start = warm_start
         self.losses = nn.ModuleDict({name: stage.loss for name, stage in self.stages.items()})
         # A loss keeps its state equal on all ranks by itself: DDP need not copy it in every step.
         self._ddp_params_and_buffers_to_ignore = [f"losses.{name}" for name, _ in self.losses.named_buffers()]
         self.backbone = self.build_backbone() if backbone is None else backbone
-        self.progress = Progress(next(iter(self.stages)))
+        self.progress = Progress("warmup")
         self.joint = JointMatrix(num_classes)
         self.acc = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
         # No buffer: DDP would copy rank 0's sum over the others'.
         self._loss_sum = torch.zeros(())
+        self._nll_sum = torch.zeros((), dtype=torch.float64)
         self._steps = 0
         self._labels_unchecked = False
+        self._weights_of = ""
         self.improved = False
         """Whether the last validation found the running stage's best weights so far."""
 
@@ -180,6 +205,14 @@ class LDMIModule(pl.LightningModule):
         )
         self.print(f"{name}: {type(self.stage.loss).__name__} for up to {self.stage.epochs} epochs, from {start}.")
 
+    def _start_warm(self, path: str) -> None:
+        """Begin with the robust stage, from given weights."""
+        weights, lr = checkpoints.read_weights(path)
+        if fault := checkpoints.misfit(weights, self.backbone.state_dict()):
+            raise UserError(f"--model.warm_start {path} holds weights of another backbone: {fault}.")
+        self.backbone.load_state_dict(weights)
+        self.progress = replace(self.progress, lr=lr).following("robust", epoch=0)
+
     def _restore_best_weights(self) -> None:
         if self.progress.best_weights is not None:
             self.backbone.load_state_dict(self.progress.best_weights)
@@ -220,7 +253,9 @@ class LDMIModule(pl.LightningModule):
         self._labels_unchecked = labelled_data(self.trainer) is None
         if stage != "fit":
             return
-        self.progress = Progress(next(iter(self.stages)))
+        self.progress = Progress("warmup")
+        if self.warm_start is not None:
+            self._start_warm(self.warm_start)
         if is_fast_dev_run(self.trainer):
             self.trainer.fit_loop.epoch_loop.max_steps = -1
         # A Trainer that has fitted before stands at its end; a checkpoint is restored after this.
@@ -256,6 +291,7 @@ class LDMIModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Tell the Trainer how long the stages last, counting what a checkpoint says has already been run."""
         self.trainer.fit_loop.max_epochs = self._last_epoch()
+        pass_over_empty_hooks(self.trainer)
         if self.device.type == "cpu":
             cpu_speed.prepare_process()
 
@@ -293,15 +329,14 @@ class LDMIModule(pl.LightningModule):
             raise UserError(f"--model.{name}.optimizer cannot be made: {str(error).rstrip('.')}.") from error
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
-        """Make the running stage's optimizer: its own, or that of the stage before at its last learning rate."""
+        """Make the running stage's optimizer: its own, or the warm-up's at its last learning rate."""
         if self.stage.optimizer is not None:
             return self._optimizer_of(self.progress.stage)
-        givers = [name for name in self.progress.finished if self.stages[name].optimizer is not None]
-        if not givers:
+        if self.stages["warmup"].optimizer is None:
             return torch.optim.Adam(self.backbone.parameters(), lr=1e-3)
-        optimizer = self._optimizer_of(givers[-1])
-        for group in optimizer.param_groups:
-            group["lr"] = self.progress.finished[givers[-1]]["lr"]
+        optimizer, last_lr = self._optimizer_of("warmup"), self.progress.finished.get("warmup", {}).get("lr")
+        for group in optimizer.param_groups if last_lr is not None else ():
+            group["lr"] = last_lr
         return optimizer
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
@@ -394,8 +429,12 @@ class LDMIModule(pl.LightningModule):
             return
         # Lightning converts the module after the weights are in it: those of `64-true` would be rounded to 32 bits.
         self.trainer.precision_plugin.convert_module(self)
+        if resume.is_shared(checkpoint):
+            own = {name: value for name, value in self.state_dict().items() if name.startswith("losses.")}
+            checkpoint["state_dict"] = own | checkpoint["state_dict"]
         if self.trainer.state.fn != TrainerFn.FITTING:
             self._refuse_misfit(checkpoint["state_dict"], self.state_dict())
+            self._weights_of = checkpoint.get(checkpoints.KEY, {}).get("progress", {}).get("stage")
             return
         progress = resume.progress_of(checkpoint)
         resume.refuse_another_run(checkpoint, resume.identity_of(self, progress))
@@ -410,6 +449,10 @@ class LDMIModule(pl.LightningModule):
 
     # -- validation, test, prediction ---------------------------------------------------------------------------------
 
+    def on_validation_epoch_start(self) -> None:
+        """Begin the sum of ``val/nll`` anew."""
+        self._nll_sum = torch.zeros((), dtype=torch.float64, device=self.device)
+
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Add a batch to the joint distribution matrix and the accuracy; return ``probs`` and ``y`` for callbacks."""
         x, y, _, _ = self._checked(batch, batch_idx)
@@ -417,11 +460,15 @@ class LDMIModule(pl.LightningModule):
         self.joint.update(probs, y)
         if len(y):
             self.acc.update(probs, y)
+        if not self.trainer.sanity_checking:  # before which a loss is not yet prepared
+            likelihood = self._loss_of_weights().noisy_probs(probs).gather(1, y[:, None]).double()
+            self._nll_sum = self._nll_sum - likelihood.clamp_min(SMALLEST_LIKELIHOOD).log().sum()
         return {"probs": probs, "y": y}
 
     def on_validation_epoch_end(self) -> None:
         """Compute the metrics over the whole split and all ranks, log them, and select the best weights by them."""
         joint, acc = self.joint.compute(), self.acc.compute()
+        nll_sum, count = sum_over_ranks(torch.stack([self._nll_sum, self.joint.total.sum()])).tolist()
         self.joint.reset()
         self.acc.reset()
         if self.trainer.sanity_checking:
@@ -429,6 +476,7 @@ class LDMIModule(pl.LightningModule):
         log_value = log_dmi(joint)
         values = {
             "val/acc": float(acc),
+            "val/nll": nll_sum / count,
             "val/log_dmi": float(log_value),
             "val/dmi": float(log_value.exp()),
             "val/dmi_normalised": float(dmi_normalised(joint)),
@@ -440,6 +488,12 @@ class LDMIModule(pl.LightningModule):
             self.improved = self.progress.select(
                 self.stage, score, self.trainer.current_epoch, self.backbone.state_dict(), joint
             )
+
+    def _loss_of_weights(self) -> Loss:
+        """Return the loss of the running stage; outside of a fit, of the stage that a checkpoint's weights come from."""
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        known = not fitting and self._weights_of in self.stages
+        return cast(Loss, self.losses[self._weights_of]) if known else self._loss()
 
     def _score(self, values: Mapping[str, float], stage: str) -> float:
         name = self.stages[stage].selected_by
@@ -496,7 +550,7 @@ class LDMIModule(pl.LightningModule):
     def _save_plain_hyperparameters(self) -> None:
         """Keep the CLI's configuration or, from Python, the plain arguments: loading an object would run code."""
         from_cli = _given_hyperparameters.get() is not None
-        self.save_hyperparameters(ignore=[] if from_cli else ["backbone", "warmup", "robust"])
+        self.save_hyperparameters(ignore=[] if from_cli else ["backbone", *STAGES])
         for name in [name for name, value in self.hparams.items() if not checkpoints.is_plain(value)]:
             del self.hparams[name]
 
@@ -518,7 +572,7 @@ class LDMIModule(pl.LightningModule):
             raise UserError(
                 f"{checkpoint_path} holds weights, but not the Python objects that the module was made from "
                 f"({str(error).split('() ')[-1]}). Pass them again: {cls.__name__}.load_from_checkpoint(path, "
-                "backbone=..., warmup=..., robust=...)."
+                f"backbone=..., {', '.join(f'{name}=...' for name in STAGES)})."
             ) from error
 
 

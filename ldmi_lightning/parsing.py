@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from pytorch_lightning.cli import LightningArgumentParser
 
 from ldmi_lightning.errors import UserError
+from ldmi_lightning.stages import STAGES
 
 
 def configs_first(args: list[str]) -> list[str]:
@@ -44,6 +45,26 @@ def add_own_config(args: list[str], name: str) -> list[str]:
         if given and config.is_file():
             return [*args[:1], "--config", str(config), *args[1:]]
     return args
+
+
+_STAGE_OPTION = re.compile(rf"(--model\.(?:{'|'.join(STAGES)}))\.(\w+)(=null)?")
+
+
+def nulls_in_stages(args: list[str]) -> list[str]:
+    """Write ``--model.STAGE.NAME null`` as a mapping: jsonargparse would read a nested null as the word "None".
+
+    >>> nulls_in_stages(["fit", "--model.robust.scheduler", "null", "--model.warmup.patience=null"])
+    ['fit', '--model.robust', '{"scheduler": null}', '--model.warmup', '{"patience": null}']
+    """
+    words: list[str] = []
+    for word in args:
+        is_value = word == "null" and bool(words)
+        found = _STAGE_OPTION.fullmatch(words[-1] if is_value else word)
+        if found and (is_value or found[3]):
+            words = [*(words[:-1] if is_value else words), found[1], f'{{"{found[2]}": null}}']
+        else:
+            words.append(word)
+    return words
 
 
 def check_mappings(args: Sequence[str]) -> None:

@@ -9,16 +9,20 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import Tensor
 
 import ldmi_lightning
 from ldmi_lightning.batch import LabelledData
 from ldmi_lightning.callbacks import StageCheckpoint
+from ldmi_lightning.datamodules import NoisyDataModule
 from ldmi_lightning.module import LDMIModule
+from ldmi_lightning.stages import STAGES
 
 FIGURES = {
     "test_acc": ("best", "test/acc"),
     "test_balanced_acc": ("best", "test/balanced_acc"),
     "test_acc_last": ("last", "test/acc"),
+    "test_balanced_acc_last": ("last", "test/balanced_acc"),
 }
 
 
@@ -31,7 +35,7 @@ def test_stages(
 
     Returns:
         For each stage ``loss``, ``epochs``, ``best_epoch``, ``selected_by`` and the figures; ``None`` for what cannot be
-        known.
+        known. Where the loss has a transition matrix, that of the best epoch and its ``transition_error``, too.
     """
     summaries = module.stage_summaries()
     loggers, trainer.loggers = trainer.loggers, []
@@ -50,8 +54,23 @@ def test_stages(
         kept = {key: summary[key] for key in ("loss", "epochs", "best_epoch", "selected_by")}
         figures = {key: measured.get(which, {}).get(metric) for key, (which, metric) in FIGURES.items()}
         tested[name] = kept | {key: None if value is None else round(value, 6) for key, value in figures.items()}
+        # The test of the best checkpoint, the last one, has loaded the matrix of that epoch.
+        if isinstance(transition := getattr(module.losses[name], "transition", None), Tensor):
+            tested[name] |= _compared(transition, data)
     trainer.loggers = loggers
     return tested
+
+
+def _compared(transition: Tensor, data: pl.LightningDataModule) -> dict[str, Any]:
+    """Return T̂ and its error: the mean over true classes of the L1 distance to the injected row; ``None`` if unknown."""
+    injected = None
+    if isinstance(data, NoisyDataModule) and data.labels_are_true("train"):
+        injected = data.noise.transition_matrix(len(transition))
+    error = None if injected is None else float(abs(transition.cpu().numpy() - injected).sum(axis=1).mean())
+    return {
+        "transition": transition.round(decimals=6).tolist(),
+        "transition_error": None if error is None else round(error, 6),
+    }
 
 
 def collect(
@@ -62,7 +81,7 @@ def collect(
         "data": type(data).__name__,
         "seed": seed,
         "noise": data.noise_report() if isinstance(data, LabelledData) else None,
-        "stages": {"warmup": None, "robust": None} | stages,
+        "stages": dict.fromkeys(STAGES) | stages,
         "versions": {
             "ldmi_lightning": ldmi_lightning.__version__,
             "torch": torch.__version__,

@@ -53,9 +53,17 @@ def progress_of(checkpoint: Mapping[str, Any]) -> Progress:
         ) from error
 
 
+def is_shared(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint ends a stage that runs share, and knows nothing of later ones."""
+    return bool(checkpoint.get(checkpoints.KEY, {}).get("shared"))
+
+
 def refuse_another_run(checkpoint: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
     """Refuse to go on with a run that is not the one of the checkpoint."""
-    if changed := checkpoints.difference(checkpoint[checkpoints.KEY]["identity"], identity):
+    saved = checkpoint[checkpoints.KEY]["identity"]
+    if is_shared(checkpoint):
+        identity = {key: identity.get(key) for key in saved}
+    if changed := checkpoints.difference(saved, identity):
         raise UserError(
             f"This run is not the one that the checkpoint comes from: {changed}. Only epochs of a stage not yet "
             "finished, patience, loggers and devices may change. Repeat the setting, or begin a new run without "

@@ -10,6 +10,9 @@ from torch import Tensor
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.losses import Loss
 
+STAGES = ("warmup", "robust", "refine")
+"""Names of the stages, in their order."""
+
 
 @dataclass
 class Stage:
@@ -18,8 +21,8 @@ class Stage:
     Attributes:
         loss: what is minimised.
         epochs: how many epochs at most, at least 1.
-        optimizer: makes the stage's optimizer from the parameters; ``None`` takes that of the stage before at its last
-            learning rate (Adam at 1e-3 where there is none).
+        optimizer: makes the stage's optimizer from the parameters; ``None`` takes the warm-up's at its last learning
+            rate (Adam at 1e-3 where that has none).
         scheduler: makes the learning rate's scheduler, stepped once an epoch; ``None`` for a constant rate.
         monitor: logged value that selects the best epoch; ``None`` takes the loss's own.
         mode: whether more or less of ``monitor`` is better; ``None`` takes the loss's own.

@@ -1,9 +1,14 @@
-"""Noise transition matrices: T[i, j] = P(noisy label = j | clean label = i)."""
+"""Noise transition matrices: T[i, j] = P(noisy label = j | clean label = i), known ones and estimates."""
+
+import sys
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 
 from ldmi_lightning.errors import UserError
+from ldmi_lightning.joint import joint_sum
 
 ROW_SUM_TOLERANCE = 1e-6
 
@@ -106,3 +111,123 @@ def samples_to_tell_from_singular(transition: NDArray[np.float64], shares: NDArr
     u, v = left[:, -1], right[-1]
     spread = transition @ v**2 - (transition @ v) ** 2
     return float(9 * (u**2 / shares * spread).sum() / values[-1] ** 2)
+
+
+def anchor_transition(probs: Tensor) -> Tensor:
+    """Estimate T by anchor points: row i is the output for the sample with the highest probability of class i.
+
+    Exact where the outputs are the true ``P(noisy label | x)`` and each class has a sample that certainly belongs to it
+    (Patrini et al.: Making deep neural networks robust to label noise, CVPR 2017, theorem 3).
+
+    Args:
+        probs: softmax outputs for the training set, shape ``(N, C)``.
+
+    Returns:
+        float64, shape ``(C, C)``, each row summing to 1.
+
+    >>> anchor_transition(torch.tensor([[0.75, 0.25], [0.5, 0.5], [0.625, 0.375]])).tolist()
+    [[0.75, 0.25], [0.5, 0.5]]
+    """
+    anchors = probs.double()[probs.argmax(dim=0)]
+    return anchors / anchors.sum(dim=1, keepdim=True)
+
+
+def held_out_transition(probs: Tensor, y: Tensor) -> Tensor:
+    """Estimate T by the labels that come with each prediction: ``T[k, j] = P(noisy label = j | prediction = k)``.
+
+    It takes the predictions for the true labels, and so needs neither anchor points nor a dominant diagonal, but samples
+    that the model was not trained on. A prediction is the most probable class: weighting by the outputs instead would
+    mix the rows of classes that the model tells apart, but not with certainty. Only for a class that is never predicted
+    do the outputs count.
+
+    Args:
+        probs: softmax outputs for held-out samples, shape ``(N, C)``.
+        y: their noisy labels, shape ``(N,)``, int64.
+
+    Returns:
+        float64, shape ``(C, C)``, rows summing to 1.
+
+    >>> outputs = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]])
+    >>> held_out_transition(outputs, torch.tensor([0, 1, 1])).tolist()
+    [[0.5, 0.5], [0.0, 1.0]]
+    """
+    predicted = torch.nn.functional.one_hot(probs.argmax(dim=1), probs.shape[1])
+    counts, weighted = joint_sum(predicted, y).T, joint_sum(probs, y).T
+    counts = torch.where(counts.sum(dim=1, keepdim=True) > 0, counts, weighted)
+    return counts / counts.sum(dim=1, keepdim=True)
+
+
+def log_joint(log_probs: Tensor, y: Tensor, transition: Tensor) -> Tensor:
+    r"""Return :math:`\log(p_k T_{k, y})`, the joint probability of true label k and noisy label y, finite for every T.
+
+    An entry of T that is 0 counts as the smallest normal double.
+
+    Args:
+        log_probs: logarithms of the softmax outputs, shape ``(N, C)``.
+        y: noisy labels, shape ``(N,)``, int64.
+        transition: T, float64, shape ``(C, C)``.
+
+    Returns:
+        Shape ``(N, C)``, in the precision of ``log_probs`` and differentiable in it.
+
+    >>> log_joint(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([1]), torch.tensor([[0.5, 0.5], [0.0, 1.0]]).double()).exp()
+    tensor([[0.2500, 0.5000]])
+    """
+    log_columns = transition.clamp(min=sys.float_info.min).log().to(log_probs.dtype).T
+    return log_probs + log_columns.index_select(0, y)
+
+
+def posterior_sums(log_joints: Tensor, y: Tensor) -> Tensor:
+    """Sum the posteriors ``P(true label = k | x, noisy label) ∝ p_k T[k, y]`` of samples, for each k and label.
+
+    Args:
+        log_joints: what :func:`log_joint` returns, shape ``(N, C)``.
+        y: noisy labels, shape ``(N,)``, int64.
+
+    Returns:
+        float64, shape ``(C, C)``: row = true label k, column = noisy label, entries summing to N. It has no gradient.
+
+    >>> posterior_sums(torch.tensor([[0.25, 0.5]]).log(), torch.tensor([1])).tolist()  # 1/3 and 2/3
+    [[0.0, 0.33333...], [0.0, 0.66666...]]
+    """
+    return joint_sum(log_joints.detach().double().softmax(dim=1), y).T
+
+
+def renewed_transition(transition: Tensor, sums: Tensor) -> Tensor:
+    """Return T with the rows of ``sums``, normalised; a row whose sum is 0 stays as it is.
+
+    With the :func:`posterior_sums` of a data set it is a step of expectation maximisation for T at fixed outputs.
+
+    Args:
+        transition: T, float64, shape ``(C, C)``.
+        sums: float64, shape ``(C, C)``, not negative.
+
+    >>> renewed_transition(torch.eye(2).double(), torch.tensor([[1.0, 3.0], [0.0, 0.0]]).double()).tolist()
+    [[0.25, 0.75], [0.0, 1.0]]
+    """
+    mass = sums.sum(dim=1, keepdim=True)
+    return torch.where(mass > 0, sums / mass, transition)
+
+
+def smoothed_transition(counts: Tensor, prior: float) -> Tensor:
+    """Return the mean of T under a symmetric Dirichlet prior, given how often true label k came with noisy label j.
+
+    Args:
+        counts: shape ``(C, C)``, row = true label k, column = noisy label j.
+        prior: what is added to each count, above 0.
+
+    >>> smoothed_transition(torch.tensor([[2, 0], [0, 0]]), prior=1).tolist()
+    [[0.75, 0.25], [0.5, 0.5]]
+    """
+    added = counts.double() + prior
+    return added / added.sum(dim=1, keepdim=True)
+
+
+def noisy_probabilities(probs: Tensor, transition: Tensor) -> Tensor:
+    """Return ``P(noisy label = j | x) = sum_k p_k T[k, j]``, shape ``(N, C)``, in the precision of ``probs``.
+
+    >>> noisy_probabilities(torch.tensor([[0.5, 0.5]]), torch.tensor([[0.5, 0.5], [0.0, 1.0]]).double())
+    tensor([[0.2500, 0.7500]])
+    """
+    with torch.autocast(probs.device.type, enabled=False):
+        return probs @ transition.to(probs)

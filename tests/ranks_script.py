@@ -36,7 +36,7 @@ from ldmi_lightning.cli import main
 from ldmi_lightning.datamodules import DigitsDataModule
 from ldmi_lightning.datamodules.base import Examples
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.losses import CELoss, DMILoss, Predictions
+from ldmi_lightning.losses import CELoss, DMILoss, ForwardLoss, GCELoss, LCCNLoss, Loss, Predictions
 from ldmi_lightning.models import DigitsCNN
 from ldmi_lightning.noise import PairFlipNoise
 
@@ -69,6 +69,24 @@ class WatchedDMILoss(DMILoss):
         self.given = train, held_out
 
 
+class WatchedLCCNLoss(LCCNLoss):
+    """Keeps what `prepare` was given, and the outputs, labels and positions that this rank saw in each step."""
+
+    given: tuple[Predictions, Predictions]
+
+    def __init__(self) -> None:
+        super().__init__(refresh_every=4, warmup_steps=4)
+        self.seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def prepare(self, train: Predictions, held_out: Predictions) -> None:
+        super().prepare(train, held_out)
+        self.given = train, held_out
+
+    def forward(self, logits: Tensor, y: Tensor, index: Tensor) -> Tensor:
+        self.seen.append((logits.detach().cpu(), y.cpu(), index.cpu()))
+        return super().forward(logits, y, index)
+
+
 class CountingIO(TorchCheckpointIO):
     """Notes which files this process writes."""
 
@@ -98,6 +116,8 @@ class Watch(pl.Callback):
         if isinstance(loss := pl_module.stage.loss, DMILoss):
             self.counts.append([int(loss.steps), int(loss.singular_steps)])
             self.memories.append(loss.joint_memory.cpu().clone())
+        elif isinstance(loss, ForwardLoss | LCCNLoss):
+            self.memories.append(loss.transition.cpu().clone())
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.metrics.append({name: float(value) for name, value in trainer.callback_metrics.items()})
@@ -173,6 +193,9 @@ class World:
             "counts": watch.counts,
             "memories": watch.memories,
             "given": [tuple(split) for loss in losses for split in getattr(loss, "given", ())],
+            "seen": [step for loss in losses for step in getattr(loss, "seen", ())],
+            "state": {name: value.cpu() for name, value in losses[-1].state_dict().items()},
+            "latent": losses[-1].counts().cpu() if isinstance(losses[-1], LCCNLoss) else None,
             "written": files.written,
             "printed": printed.getvalue().splitlines(),
             "labels": {split: data.splits[split].y.cpu() for split in ("train", "val")},
@@ -185,6 +208,12 @@ class World:
         return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
+RIVALS: dict[str, Callable[[], Loss]] = {
+    "GCE": GCELoss,
+    "FW": partial(ForwardLoss, renew=True),
+    "LCCN": WatchedLCCNLoss,
+}
+
 SAME_AS_ONE_PROCESS: dict[str, Callable[[World, str], dict[str, Any]]] = {
     "CE, CE": lambda world, name: world.fit(name, ldmi(CELoss())),
     "CE, DMI": lambda world, name: world.fit(name, ldmi(DMILoss(0.0))),
@@ -193,17 +222,28 @@ SAME_AS_ONE_PROCESS: dict[str, Callable[[World, str], dict[str, Any]]] = {
     "accumulated, limited": lambda world, name: world.fit(
         name, ldmi(WatchedDMILoss(0.9)), accumulate_grad_batches=2, limit_train_batches=5
     ),
+    **{f"CE, {rival}": lambda world, name, loss=loss: world.fit(name, ldmi(loss())) for rival, loss in RIVALS.items()},
 }
 
 
-def interrupted(world: World, name: str, stop_in: int, net: Callable[[], nn.Module]) -> dict[str, Any]:
+def watched_dmi() -> WatchedDMILoss:
+    return WatchedDMILoss(0.9)
+
+
+def interrupted(
+    world: World,
+    name: str,
+    stop_in: int,
+    net: Callable[[], nn.Module] = mlp,
+    loss: Callable[[], Loss] = watched_dmi,
+) -> dict[str, Any]:
     """Stop a run, keep its folder for another world, and resume it."""
     root = world.folder / f"{world.ranks} ranks" / name
-    first = world.fit(name, ldmi(WatchedDMILoss(0.9), net), stop_in=stop_in)
+    first = world.fit(name, ldmi(loss(), net), stop_in=stop_in)
     (last,) = root.glob("*/last.ckpt")
     if world.rank == 0:
         shutil.copytree(last.parent, kept(world.folder, world.ranks, name))
-    resumed = world.fit(name, ldmi(WatchedDMILoss(0.9), net), ckpt_path=last)
+    resumed = world.fit(name, ldmi(loss(), net), ckpt_path=last)
     return {**resumed, "folders": len(list(root.iterdir())), "given before": first["given"]}
 
 
@@ -235,6 +275,9 @@ def one(world: World) -> dict[str, Any]:
     for name in ("stopped at the switch", "stopped in the robust stage"):
         folder = kept(world.folder, 2, name)
         results[f"{name}, on"] = world.fit(name, ldmi(WatchedDMILoss(0.9)), ckpt_path=folder / "last.ckpt")
+    for rival, loss in RIVALS.items():
+        folder = kept(world.folder, 2, f"{rival}, stopped")
+        results[f"{rival}, stopped, on"] = world.fit(rival, ldmi(loss()), ckpt_path=folder / "last.ckpt")
     if world.accelerator == "cpu":
         strategies = {"FSDP": OnCPU(), "model parallel": ModelParallelStrategy()}
         results["refused"] = {name: refusal(world, strategy) for name, strategy in strategies.items()}
@@ -251,8 +294,10 @@ def refusal(world: World, strategy: Any) -> str:
 
 def two(world: World) -> dict[str, Any]:
     results = {name: case(world, name) for name, case in SAME_AS_ONE_PROCESS.items()}
-    results["stopped at the switch"] = interrupted(world, "stopped at the switch", EPOCHS, mlp)
-    results["stopped in the robust stage"] = interrupted(world, "stopped in the robust stage", EPOCHS + 1, mlp)
+    results["stopped at the switch"] = interrupted(world, "stopped at the switch", EPOCHS)
+    results["stopped in the robust stage"] = interrupted(world, "stopped in the robust stage", EPOCHS + 1)
+    for rival, loss in RIVALS.items():
+        results[f"{rival}, stopped"] = interrupted(world, f"{rival}, stopped", EPOCHS + 1, loss=loss)
     results["dropout"] = world.fit("dropout", ldmi(WatchedDMILoss(0.9), dropout))
     results["dropout, stopped"] = interrupted(world, "dropout, stopped", EPOCHS + 1, dropout)
     results["batchnorm"] = world.fit("batchnorm", ldmi(DMILoss(0.9), batchnorm))

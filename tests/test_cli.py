@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -93,7 +94,8 @@ def test_results_json_has_the_promised_form(folder: Path) -> None:
     assert (noise["injector"], noise["seed"], noise["requested_rate"]) == ("ClassDependentNoise", 1, 0.6)
     assert np.allclose(np.sum(noise["matrix"], axis=1), 1)
     assert re.fullmatch("[0-9a-f]{64}", noise["sha256"])
-    keys = {"loss", "epochs", "best_epoch", "selected_by", "test_acc", "test_balanced_acc", "test_acc_last"}
+    keys = {"loss", "epochs", "best_epoch", "selected_by", "test_acc", "test_balanced_acc"}
+    keys |= {"test_acc_last", "test_balanced_acc_last"}
     warmup, robust = found["stages"]["warmup"], found["stages"]["robust"]
     assert set(warmup) == set(robust) == keys
     assert (warmup["loss"], warmup["epochs"], warmup["selected_by"]) == ("CELoss", 2, "val/acc")
@@ -262,7 +264,11 @@ def test_the_installed_command_exits_with_an_error_and_no_traceback() -> None:
     assert run.stderr.strip().splitlines()[-1].startswith("ldmi: error: ")
 
 
-@pytest.mark.parametrize("config", sorted((REPO / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "config",
+    [path for path in sorted((REPO / "configs").rglob("*.yaml")) if path.parent.name != "grids"],
+    ids=lambda path: path.stem,
+)
 def test_every_shipped_config_parses(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["fit", "--config", str(config), "--print_config"])
@@ -298,3 +304,38 @@ def test_a_datamodule_without_num_classes_is_told_so(
     )
     monkeypatch.syspath_prepend(str(Path.cwd()))
     assert "attribute num_classes" in error(capsys, "fit", *QUICK, "--data", "foreign_data.MyData")
+
+
+@pytest.mark.parametrize("given", [["null"], []])
+def test_a_stages_setting_can_be_taken_away_on_the_command_line(
+    given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = ("scheduler", "optimizer", "patience")
+    flags = [word for name in names for word in _option(f"--model.robust.{name}", given)]
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--config", str(REPO / "configs/clothing1m.yaml"), *flags, "--print_config"])
+    assert end.value.code == 0
+    stages = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    assert [stages["robust"][name] for name in names] == [None] * 3
+    assert stages["robust"]["loss"]["init_args"] == {"memory": 0.0}
+    assert stages["warmup"]["scheduler"] is not None
+
+
+def _option(name: str, given: list[str]) -> list[str]:
+    return [name, *given] if given else [f"{name}=null"]
+
+
+def test_options_in_the_comments_of_the_configurations_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    seen = 0
+    for path in sorted((REPO / "configs").glob("*.yaml")):
+        comments = [line.lstrip("# ") for line in path.read_text().splitlines() if line.startswith("#")]
+        for line in comments:
+            words = shlex.split(line[line.index("--") :].partition("...")[0]) if "--" in line else []
+            if "FOLDER" in line or "FILE" in line or not words:
+                continue
+            with pytest.raises(SystemExit) as end:
+                main(["fit", "--config", str(path), *words, "--print_config"])
+            assert end.value.code == 0, (path, words)
+            seen += 1
+    capsys.readouterr()
+    assert seen >= 10

@@ -8,7 +8,7 @@ import json
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from ldmi_lightning.cli import main
 from ldmi_lightning.datamodules import DigitsDataModule
 from ldmi_lightning.datamodules.loaders import ResidentLoader
 from ldmi_lightning.joint import is_singular, joint_matrix
-from ldmi_lightning.losses import CELoss, DMILoss, Loss, Predictions
+from ldmi_lightning.losses import CELoss, DMILoss, ForwardLoss, GCELoss, LCCNLoss, Loss, Predictions
 from ldmi_lightning.noise import PairFlipNoise
 
 pytestmark = [
@@ -89,22 +89,34 @@ def learnt(num_classes: int) -> tuple[Tensor, Tensor]:
     return logits + 6 * nn.functional.one_hot(y, num_classes), y
 
 
-def prepared(memory: float, num_classes: int) -> DMILoss:
-    loss = DMILoss(memory)
-    if memory:
+LOSSES: dict[str, Callable[[], Loss]] = {
+    "CE": CELoss,
+    "DMI": DMILoss,
+    "DMI with memory": partial(DMILoss, 0.99),
+    "GCE": partial(GCELoss, truncation=0.5),
+    "FW": partial(ForwardLoss, "held_out", renew=True),
+    "LCCN": partial(LCCNLoss, refresh_every=2, warmup_steps=0),
+}
+RIVALS = ("GCE", "FW", "LCCN")
+
+
+def prepared(name: str, num_classes: int) -> Loss:
+    loss = LOSSES[name]()
+    if loss.needs_predictions:
         logits, y = learnt(num_classes)
-        given = Predictions((logits / 2).softmax(dim=1).float(), y, y)
+        given = Predictions((logits / 2).softmax(dim=1).float(), y, torch.arange(len(y)))
         loss.prepare(given, given)
     return loss
 
 
 @pytest.mark.parametrize("num_classes", [2, 10, 100, 1000])
-@pytest.mark.parametrize("memory", [0.0, 0.99])
-def test_dmi_is_that_of_the_cpu(num_classes: int, memory: float) -> None:
+@pytest.mark.parametrize("name", ["DMI", "DMI with memory"])
+def test_dmi_is_that_of_the_cpu(num_classes: int, name: str) -> None:
     logits, y = learnt(num_classes)
     values, gradients, losses = [], [], []
     for device in (CPU, GPU):
-        loss = prepared(memory, num_classes).to(device)
+        loss = prepared(name, num_classes).to(device)
+        assert isinstance(loss, DMILoss)
         leaf = logits.to(device).requires_grad_()
         value = loss(leaf, y.to(device), y.to(device))
         value.backward()
@@ -117,6 +129,27 @@ def test_dmi_is_that_of_the_cpu(num_classes: int, memory: float) -> None:
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-7, atol=1e-12)
     torch.testing.assert_close(dict(losses[1].named_buffers()), dict(losses[0].named_buffers()), rtol=1e-10, atol=1e-15)
     assert (int(losses[1].steps), int(losses[1].singular_steps)) == (1, 0)
+
+
+@pytest.mark.parametrize("num_classes", [2, 10, 100])
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_rival_is_that_of_the_cpu(num_classes: int, name: str) -> None:
+    logits, y = learnt(num_classes)
+    values, gradients, states = [], [], []
+    for device in (CPU, GPU):
+        loss, leaf = prepared(name, num_classes).to(device), logits.to(device).requires_grad_()
+        for _ in range(3):
+            value = loss(leaf, y.to(device), torch.arange(len(y), device=device))
+            value.backward()
+            values.append(value.detach().cpu())
+        loss.end_epoch()
+        assert leaf.grad is not None
+        assert {value.device, *(buffer.device for buffer in loss.buffers())} == {device}
+        gradients.append(leaf.grad.cpu())
+        states.append(loss.cpu().state_dict())
+    torch.testing.assert_close(values[3:], values[:3], rtol=1e-10, atol=0)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-7, atol=1e-12)
+    torch.testing.assert_close(states[1], states[0], rtol=1e-10, atol=1e-15)
 
 
 @pytest.mark.parametrize("num_classes", [2, 10, 100, 1000])
@@ -140,7 +173,8 @@ def test_a_singular_step_is_skipped_and_counted(num_classes: int, fault: str) ->
 
 def test_a_singular_step_leaves_the_memory_alone() -> None:
     logits, y = learnt(10)
-    loss = prepared(0.9, 10).to(GPU)
+    loss = prepared("DMI with memory", 10).to(GPU)
+    assert isinstance(loss, DMILoss)
     before = loss.joint_memory.clone()
     loss(torch.full_like(logits, math.nan).to(GPU), y.to(GPU), y.to(GPU))
     assert torch.equal(loss.joint_memory, before)
@@ -149,18 +183,18 @@ def test_a_singular_step_leaves_the_memory_alone() -> None:
 
 
 @pytest.mark.parametrize("num_classes", [10, 100, 1000])
-@pytest.mark.parametrize("make", [CELoss, DMILoss, partial(DMILoss, 0.99)], ids=["CE", "DMI", "DMI with memory"])
+@pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.Adam])
-def test_a_step_waits_for_nothing(num_classes: int, make: Any, optimizer: Any) -> None:
+def test_a_step_waits_for_nothing(num_classes: int, name: str, optimizer: Any) -> None:
     logits, labels = learnt(num_classes)
-    x, y = logits.float().to(GPU), labels.to(GPU)
-    loss: Loss = (prepared(make().memory, num_classes) if make is not CELoss else make()).to(GPU)
+    x, y, index = logits.float().to(GPU), labels.to(GPU), torch.arange(len(labels), device=GPU)
+    loss = prepared(name, num_classes).to(GPU)
     head = nn.Linear(num_classes, num_classes).to(GPU)
     steps = optimizer(head.parameters(), lr=1e-3)
 
     def step() -> None:
         steps.zero_grad()
-        loss(head(x), y, y).backward()
+        loss(head(x), y, index).backward()
         steps.step()
 
     step()  # the first sets cuBLAS and the like up
@@ -277,13 +311,17 @@ class StopIn(pl.Callback):
 
 
 def run(
-    make_trainer: MakeTrainer, accelerator: str, *callbacks: pl.Callback, ckpt_path: Path | None = None
+    make_trainer: MakeTrainer,
+    accelerator: str,
+    *callbacks: pl.Callback,
+    ckpt_path: Path | None = None,
+    robust: Callable[[], Loss] = partial(DMILoss, 0.9),  # noqa: B008  (makes another one at each call)
 ) -> LDMIModule:
     """Train two epochs of either stage in 64 bits, in which devices hardly differ."""
     pl.seed_everything(1, verbose=False)
     mlp = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10))
     momentum, adam = partial(torch.optim.SGD, lr=0.2, momentum=0.9), partial(torch.optim.Adam, lr=2e-3)
-    module = LDMIModule(mlp, 10, Stage(CELoss(), 2, momentum), Stage(DMILoss(0.9), 2, adam))
+    module = LDMIModule(mlp, 10, Stage(CELoss(), 2, momentum), Stage(robust(), 2, adam))
     trainer = make_trainer(accelerator=accelerator, devices=1, precision="64-true", callbacks=list(callbacks))
     trainer.fit(module, DigitsDataModule(PairFlipNoise(0.3, seed=0), batch_size=199), ckpt_path=ckpt_path)
     return module
@@ -307,6 +345,15 @@ def test_a_run_goes_on_on_another_device(
     for name, summary in whole.stage_summaries().items():
         assert resumed.stage_summaries()[name]["best_epoch"] == summary["best_epoch"]
         torch.testing.assert_close(resumed.stage_summaries()[name]["best_joint"], summary["best_joint"])
+
+
+@pytest.mark.parametrize("name", RIVALS)
+def test_a_rival_trains_as_on_the_cpu_and_waits_for_nothing(make_trainer: MakeTrainer, name: str) -> None:
+    watch = NoHostSync()
+    here, there = run(make_trainer, "cpu", robust=LOSSES[name]), run(make_trainer, "gpu", watch, robust=LOSSES[name])
+    assert watch.steps == 4 * 5
+    there.cpu()
+    torch.testing.assert_close(there.state_dict(), here.state_dict(), rtol=1e-6, atol=1e-8)
 
 
 # -- memory -----------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from ldmi_lightning.datamodules.loaders import ResidentLoader, Split
 from ldmi_lightning.datamodules.text import check_texts
 from ldmi_lightning.datamodules.transforms import RandomCrop
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.losses import CELoss, DMILoss
+from ldmi_lightning.losses import CELoss, DMILoss, ForwardLoss, LCCNLoss, Predictions
 from ldmi_lightning.noise import InstanceDependentNoise
 
 pytestmark = pytest.mark.usefixtures("hub_of_its_own")
@@ -116,8 +116,35 @@ def reviews(done: str, table: str | None = None) -> Mistake:
     return Mistake("Own data", f"ldmi fit --data HFDataModule --data.source reviews {REVIEWS} {done}", files=files)
 
 
+GRID = {
+    "data": "data: {digits: {config: digits.yaml, noise: {pairs: {class_path: PairFlipNoise}}}}",
+    "rates": "rates: [0.2]",
+    "methods": "methods: {dmi: dmi.yaml}",
+    "seeds": "seeds: [1]",
+}
+
+
+def grid(words: str = "", **changes: str) -> Mistake:
+    """Begin to carry out a grid, some lines of which are others."""
+    lines = {key: line for key, line in (GRID | changes).items() if line}
+    comments = [line or f"without {key}" for key, line in changes.items()]
+    files = {
+        "grid.yaml": "\n".join(lines.values()),
+        "digits.yaml": "seed_everything: 1",
+        "dmi.yaml": "seed_everything: 1",
+    }
+    said = f" # {'; '.join(comments)}" if comments else words
+    return Mistake("Grids", f"ldmi benchmark grid.yaml {said}".rstrip(), files=files)
+
+
 def three() -> torch.Tensor:
     return torch.tensor([0, 1, 2] * 4)
+
+
+def predictions(predicted: list[int], y: list[int]) -> Predictions:
+    """Return what a model of three classes says of some samples, and their labels."""
+    probs = torch.nn.functional.one_hot(torch.tensor(predicted, dtype=torch.int64), 3).float()
+    return Predictions(probs, torch.tensor(y, dtype=torch.int64), torch.arange(len(y)))
 
 
 def clothing1m(done: str, **changed: str) -> Mistake:
@@ -320,6 +347,36 @@ MISTAKES = [
     Mistake("Stages", "ldmi fit --model.robust.optimizer.lr=-1"),
     Mistake("Stages", "ldmi fit --model.warmup.optimizer SGD --model.warmup.optimizer.lr 1e30"),
     Mistake("Stages", "Stage(torch.nn.CrossEntropyLoss(), epochs=1)", lambda: Stage(torch.nn.CrossEntropyLoss(), 1)),  # type: ignore[arg-type]
+    Mistake("Stages", "ldmi fit --model.warm_start runs/none/warmup-best.ckpt"),
+    Mistake("Stages", "ldmi fit --model.warm_start notes.txt", files={"notes.txt": "no weights"}),
+    Mistake("Stages", "ldmi fit --model.warm_start warmup-best.ckpt --model.robust null"),
+    Mistake("Stages", "ldmi fit --stage_cache notes.txt", files={"notes.txt": "no folder"}),
+    Mistake("Stages", "ldmi fit --stage_cache cache --trainer.fast_dev_run 1"),
+    Mistake("Losses", "ldmi fit --model.robust.loss GCELoss --model.robust.loss.q 1.5"),
+    Mistake("Losses", "ldmi fit --model.robust.loss GCELoss --model.robust.loss.truncation 1"),
+    Mistake("Losses", "ldmi fit --model.robust.loss ForwardLoss --model.robust.loss.transition anker"),
+    Mistake("Losses", "ldmi fit --model.robust.loss ForwardLoss --model.robust.loss.transition '[[0.5, 0.4], [0, 1]]'"),
+    Mistake("Losses", "ldmi fit --model.robust.loss ForwardLoss --model.robust.loss.transition '[[0.5, 0.5], [0, 1]]'"),
+    Mistake(
+        "Losses",
+        "ForwardLoss() where noise left no training label of class 1",
+        lambda: ForwardLoss().prepare(predictions([0, 1, 2], [0, 0, 2]), predictions([0, 1, 2], [0, 1, 2])),
+    ),
+    Mistake(
+        "Losses",
+        "ForwardLoss('held_out') without a validation set",
+        lambda: ForwardLoss("held_out").prepare(predictions([0, 1, 2], [0, 1, 2]), predictions([], [])),
+    ),
+    Mistake("Losses", "ldmi fit --model.robust.loss LCCNLoss --model.robust.loss.prior 0"),
+    Mistake("Losses", "ldmi fit --model.robust.loss LCCNLoss --model.robust.loss.refresh_every 0"),
+    Mistake("Losses", "ldmi fit --model.robust.loss LCCNLoss --model.robust.loss.warmup_steps=-1"),
+    Mistake(
+        "Losses",
+        "LCCNLoss with batches of (x, y)",
+        lambda: fit(
+            linear(robust=Stage(LCCNLoss(), epochs=1)), loader(torch.randn(12, 2), three()), enable_checkpointing=False
+        ),
+    ),
     Mistake("Trainer", "ldmi fit --trainer.max_epochs 3"),
     Mistake("Trainer", "ldmi fit --trainer.max_steps 100"),
     Mistake("Trainer", "ldmi fit --trainer.max_epoch 3"),
@@ -341,6 +398,30 @@ MISTAKES = [
     Mistake("Configuration", "ldmi fit --seed_everything=-1"),
     Mistake("Configuration", "ldmi fit --seed_everything false"),
     Mistake("Configuration", "ldmi train"),
+    Mistake("Grids", "ldmi benchmark"),
+    Mistake("Grids", "ldmi benchmark nowhere.yaml"),
+    Mistake("Grids", "ldmi benchmark broken.yaml", files={"broken.yaml": "data: [1, 2"}),
+    Mistake("Grids", "ldmi benchmark text.yaml", files={"text.yaml": "all data sets"}),
+    grid(methods=""),
+    grid(methods="methods: [[dmi]]"),
+    grid(seeds="seed: [1]"),
+    grid(seeds="seeds: []"),
+    grid(seeds="seeds: 1"),
+    grid(seeds="seeds: [1, 1]"),
+    grid(seeds="seeds: [0.5]"),
+    grid(rates="rates: [60]"),
+    grid(rates=""),
+    grid(methods="methods: [dmy]"),
+    grid(data="data: {digits: {config: nowhere.yaml}}"),
+    grid(data="data: {digits: {config: digits.yaml, noise: {pairs: PairFlipNoise}}}"),
+    grid(data="data: {digits: {config: digits.yaml, noise: {pairs: {class_path: NoSuchNoise}}}}"),
+    grid(data="data: {digits: {config: digits.yaml, noise: {a b: {class_path: NoNoise}, a-b: {class_path: NoNoise}}}}"),
+    grid(options="options: {model.warmup.epoch: 2}"),
+    grid("--jobs 0"),
+    grid("--data_root mr=/data"),
+    grid("--data_root digits=nowhere"),
+    grid("--cell digits-pairs-r0.2-dmi-seed2"),
+    Mistake("Grids", "ldmi benchmark grid.yaml --output digits.yaml", files=grid().files),
 ]
 
 

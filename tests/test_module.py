@@ -444,6 +444,7 @@ def by_hand(module: LDMIModule, data: Blobs) -> dict[str, float]:
     det = abs(np.linalg.det(u))
     return {
         "val/acc": float((probs.argmax(1) == val.y.numpy()).mean()),
+        "val/nll": float(np.mean([-np.log(row[label]) for row, label in zip(probs, val.y.tolist(), strict=True)])),
         "val/log_dmi": float(np.log(det)),
         "val/dmi": float(det),
         "val/dmi_normalised": float((det / u.sum(1).prod()) ** (1 / 3)),

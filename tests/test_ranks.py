@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.strategies import DeepSpeedStrategy
 from pytorch_lightning.trainer.states import TrainerFn
-from ranks_script import EPOCHS, SAME_AS_ONE_PROCESS, FewDigits, batchnorm, ldmi
+from ranks_script import EPOCHS, RIVALS, SAME_AS_ONE_PROCESS, FewDigits, batchnorm, ldmi
+from test_lccn import ByDefinition
 from torch import Tensor, nn
 
 from ldmi_lightning.datamodules import DigitsDataModule
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.losses import CELoss, DMILoss, Loss
+from ldmi_lightning.losses import CELoss, DMILoss, Loss, Predictions
 from ldmi_lightning.models import DigitsCNN
 from ldmi_lightning.trainer_rules import check_strategy, out_of_time
 
@@ -110,6 +111,7 @@ def assert_same_run(one: Seen, other: Seen) -> None:
     torch.testing.assert_close(one["metrics"], other["metrics"], **close)
     assert one["counts"] == other["counts"]
     torch.testing.assert_close(one["memories"], other["memories"], **close)
+    torch.testing.assert_close(one["state"], other["state"], **close)
 
 
 # -- two ranks against one process ------------------------------------------------------------------------------------
@@ -120,12 +122,13 @@ def test_two_ranks_train_as_one_process_does(alone: Seen, two: list[Seen], case:
     assert_same_run(alone[case], two[0][case])
     learnt = [metrics["train/loss"] for metrics in alone[case]["metrics"][1:]]
     assert learnt[1] < learnt[0], "weights that do not move prove nothing"
-    assert len(alone[case]["counts"]) == (0 if case == "CE, CE" else EPOCHS * alone[case]["batches"])
+    other = case in ("CE, CE", *(f"CE, {rival}" for rival in RIVALS))
+    assert len(alone[case]["counts"]) == (0 if other else EPOCHS * alone[case]["batches"])
 
 
 @pytest.mark.parametrize("case", [*SAME_AS_ONE_PROCESS, "batchnorm", "dropout"])
 def test_ranks_agree_bit_for_bit(two: list[Seen], case: str) -> None:
-    first, second = ({**rank[case], "written": None, "printed": None} for rank in two)
+    first, second = ({**rank[case], "written": None, "printed": None, "seen": None} for rank in two)
     assert same(first, second)
 
 
@@ -134,6 +137,34 @@ def test_memory_and_counts_of_steps_survive_what_ddp_copies(two: list[Seen]) -> 
     assert [steps for steps, _ in seen["counts"]] == [*range(1, 10)] * EPOCHS
     assert not any(singular for _, singular in seen["counts"])
     assert all(before.ne(after).any() for before, after in zip(seen["memories"], seen["memories"][1:], strict=False))
+
+
+def test_fw_renews_its_matrix_from_what_all_ranks_saw(alone: Seen, two: list[Seen]) -> None:
+    steps = alone["CE, FW"]["batches"]
+    first, *later = alone["CE, FW"]["memories"][::steps]
+    assert len(later) == EPOCHS - 1
+    for renewed in (*later, alone["CE, FW"]["state"]["transition"]):
+        assert not torch.allclose(renewed, first, atol=1e-3)
+        torch.testing.assert_close(renewed.sum(1), torch.ones(10, dtype=torch.float64))
+    assert same([rank["CE, FW"]["state"] for rank in two], [two[0]["CE, FW"]["state"]] * 2)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_lccn_counts_on_each_rank_what_a_loop_over_the_samples_of_all_counts(
+    alone: Seen, two: list[Seen], monkeypatch: pytest.MonkeyPatch, ranks: int
+) -> None:
+    world = [rank["CE, LCCN"] for rank in ([alone] if ranks == 1 else two)]
+    definition = ByDefinition(Predictions(*world[0]["given"][0]), refresh_every=4, warmup_steps=4, seed=1)
+    start = definition.counts[0][:]
+    assert len(world[0]["seen"]) == EPOCHS * 9
+    for step, parts in enumerate(zip(*(rank["seen"] for rank in world), strict=True)):
+        definition(*(torch.cat(column) for column in zip(*parts, strict=True)))
+        for rank in world:
+            np.testing.assert_allclose(rank["memories"][step], definition.transition, rtol=1e-14)
+    for rank in world:
+        assert rank["latent"].tolist() == definition.counts
+    assert definition.counts[0] != start
+    assert sum(map(sum, definition.counts)) == 900
 
 
 @pytest.mark.parametrize(("case", "size"), [("CE, DMI with memory", 900), ("accumulated, limited", 5 * 97)])
@@ -163,15 +194,22 @@ STOPPED = ["stopped at the switch", "stopped in the robust stage"]
 
 
 @pytest.mark.parametrize(
-    ("stopped", "case"), [*((name, "CE, DMI with memory") for name in STOPPED), ("dropout, stopped", "dropout")]
+    ("stopped", "case"),
+    [
+        *((name, "CE, DMI with memory") for name in STOPPED),
+        *((f"{rival}, stopped", f"CE, {rival}") for rival in RIVALS),
+        ("dropout, stopped", "dropout"),
+    ],
 )
 def test_two_ranks_go_on_where_two_ranks_stopped_bit_for_bit(two: list[Seen], stopped: str, case: str) -> None:
     for rank in two:
         resumed, whole = rank[stopped], rank[case]
-        for what in ("weights", "progress"):
+        for what in ("weights", "progress", "state"):
             assert same(resumed[what], whole[what])
-        assert 0 < len(resumed["counts"]) <= len(whole["counts"])
-        assert same(resumed["memories"], whole["memories"][-len(resumed["memories"]) :])
+        assert 0 < len(resumed["metrics"]) < len(whole["metrics"])
+        for what in ("counts", "memories"):
+            assert (len(resumed[what]) > 0) == (len(whole[what]) > 0)
+            assert same(resumed[what], whole[what][len(whole[what]) - len(resumed[what]) :])
         assert resumed["folders"] == 1
 
 
@@ -180,9 +218,15 @@ def test_the_pass_between_stages_is_not_repeated_on_resume(two: list[Seen]) -> N
     assert given == {"stopped at the switch": [0, 2, 0, 2], "stopped in the robust stage": [2, 0, 2, 0]}
 
 
-@pytest.mark.parametrize("stopped", STOPPED)
-def test_one_process_goes_on_where_two_ranks_stopped(alone: Seen, two: list[Seen], stopped: str) -> None:
-    resumed, whole = alone[f"{stopped}, on"], two[0]["CE, DMI with memory"]
+@pytest.mark.parametrize(
+    ("stopped", "case"),
+    [
+        *((name, "CE, DMI with memory") for name in STOPPED),
+        *((f"{rival}, stopped", f"CE, {rival}") for rival in RIVALS),
+    ],
+)
+def test_one_process_goes_on_where_two_ranks_stopped(alone: Seen, two: list[Seen], stopped: str, case: str) -> None:
+    resumed, whole = alone[f"{stopped}, on"], two[0][case]
     assert len(resumed["metrics"]) < len(whole["metrics"])
     assert drift(resumed, whole) < ROUNDING
     assert resumed["stages"]["robust"]["best_epoch"] == whole["stages"]["robust"]["best_epoch"]

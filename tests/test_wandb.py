@@ -118,6 +118,27 @@ def test_config_and_summary_tell_noise_stage_and_best_epoch(folder: Path) -> Non
     assert (header["tags"], header["run_group"]) == (["noisy", "digits"], "tries")
 
 
+def test_summary_holds_the_estimated_transition_matrix_and_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    configs = Path(__file__).parents[1] / "configs"
+    files = ["--config", str(configs / "quickstart.yaml"), "--config", str(configs / "methods/dmi-refine.yaml")]
+    short = [word for stage in ("warmup", "robust", "refine") for word in (f"--model.{stage}.epochs", "1")]
+    where = ["--trainer.default_root_dir", str(tmp_path / "runs"), "--trainer.enable_progress_bar", "false"]
+    assert main(["fit", *files, *short, *where, "--trainer.logger", "WandbLogger"]) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    refine = json.loads((folder / "results.json").read_text())["stages"]["refine"]
+    injected = ClassDependentNoise(0.6, {9: 1, 2: 0, 4: 7, 3: 5}).transition_matrix(10)
+    distances = np.abs(np.array(refine["transition"]) - injected).sum(axis=1)
+    assert refine["transition_error"] == pytest.approx(distances.mean(), abs=1e-4)
+    summary: dict[str, Any] = {}
+    for record in records(folder):
+        summary |= record.get("summary", {}).get("update", {})
+    assert summary["refine/transition_error"] == refine["transition_error"]
+    assert summary["refine/transition"] == refine["transition"]
+
+
 def test_a_resumed_run_goes_on_under_the_same_id(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     (folder / "last.ckpt").write_bytes((folder / "warmup-last.ckpt").read_bytes())

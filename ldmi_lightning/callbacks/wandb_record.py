@@ -25,7 +25,8 @@ class WandbRecord(Callback):
     def __init__(self, config: Mapping[str, Any] | None = None) -> None:
         self.config = dict(config or {})
 
-    def _runs(self, trainer: pl.Trainer) -> list[Any]:
+    @staticmethod
+    def _runs(trainer: pl.Trainer) -> list[Any]:
         if not trainer.is_global_zero:
             return []
         return [logger.experiment for logger in trainer.loggers if isinstance(logger, WandbLogger)]
@@ -53,3 +54,10 @@ class WandbRecord(Callback):
                     f"{progress.stage}/best_score": progress.best_score,
                 }
             )
+
+    @classmethod
+    def record_transitions(cls, trainer: pl.Trainer, stages: Mapping[str, Mapping[str, Any]]) -> None:
+        """Keep each stage's transition matrix and its error, as ``results.json`` has them, in the summary."""
+        for run in cls._runs(trainer):
+            for name, stage in stages.items():
+                run.summary.update({f"{name}/{key}": stage[key] for key in stage if key.startswith("transition")})

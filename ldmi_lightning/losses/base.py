@@ -4,7 +4,8 @@ A loss is an ``nn.Module`` called as ``loss(logits, y, index)`` that returns a s
 Its state lives in buffers, so that checkpoints carry it, and is equal on all ranks.
 """
 
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,15 @@ def global_mean(per_sample: Tensor) -> Tensor:
     return per_sample.sum() * torch.distributed.get_world_size() / count
 
 
+def log_probabilities(logits: Tensor) -> Tensor:
+    """Return log-softmax outputs, shape ``(N, C)``, in 32 bits at least, whatever precision the model works in.
+
+    >>> log_probabilities(torch.zeros(1, 2, dtype=torch.bfloat16)).exp()
+    tensor([[0.5000, 0.5000]])
+    """
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=1)
+
+
 class Loss(nn.Module):
     """Base of all losses.
 
@@ -75,11 +85,31 @@ class Loss(nn.Module):
     def prepare(self, train: Predictions, held_out: Predictions) -> None:
         """Start the loss's state from what the selected model of the stage before predicts."""
 
+    def noisy_probs(self, probs: Tensor) -> Tensor:
+        """Return what the loss takes for the probabilities of each NOISY label, shape ``(N, C)``: here the outputs.
+
+        A loss with a transition matrix T returns ``probs @ T``. ``val/nll`` is their likelihood on the validation set.
+
+        Args:
+            probs: softmax outputs, shape ``(N, C)``.
+        """
+        return probs
+
     def check_setting(self, num_classes: int, batch_size: int) -> None:
         """Raise :class:`~ldmi_lightning.errors.UserError` where the loss cannot work with this GLOBAL batch size."""
 
     def end_epoch(self) -> None:
         """Look back at the epoch; raise :class:`~ldmi_lightning.errors.UserError` if nothing was learnt in it."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # `--trainer.precision bf16-true` converts all of a module; what a loss keeps in float64 needs it.
+        kept = {name: each for name, each in self._buffers.items() if each is not None and each.dtype == torch.float64}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, each in kept.items():
+            moved = self._buffers[name]
+            assert moved is not None
+            self._buffers[name] = each.to(moved.device)
+        return self
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         # Buffers whose size is known only after `prepare` must load into a fresh module.

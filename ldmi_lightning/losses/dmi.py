@@ -1,7 +1,6 @@
 r"""L_DMI, the determinant-based mutual information loss (Xu, Cao, Kong, Wang, NeurIPS 2019), with a memory of U."""
 
-from collections.abc import Callable
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -68,13 +67,6 @@ class DMILoss(Loss):
     def extra_repr(self) -> str:
         """Show the setting."""
         return f"memory={self.memory}"
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # `--trainer.precision bf16-true` converts all of a module; a determinant needs float64.
-        memory = self.joint_memory
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.joint_memory = memory.to(self.joint_memory.device)
-        return self
 
     def prepare(self, train: Predictions, held_out: Predictions) -> None:
         """Start the memory: U of the whole training set under the model selected in the stage before."""

@@ -1,0 +1,107 @@
+"""What a loss costs: a whole training step of FashionCNN with each loss, against one with cross-entropy.
+
+    python benchmarks/losses.py
+
+One process, one thread, random images of 1×28×28 in batches of 128. A step is what ``training_step`` and the optimizer
+do: forward pass, loss, backward pass, Adam. Each loss has a net of its own; in every round each takes one step, in an
+order that is drawn anew, so that whatever else the machine does hits all alike. Shown is the median of CPU seconds: wall
+seconds hold the waiting for other programs as well. The ratio to cross-entropy is the median over the rounds of the
+ratio of two steps that were taken next to each other in time.
+
+LCCN takes its T from the counts in every 200th step, FW renews T, and DMI keeps a memory: each pays for all that it can do.
+"""
+
+import argparse
+import random
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from ldmi_lightning.losses import CELoss, DMILoss, ForwardLoss, GCELoss, LCCNLoss, Loss, Predictions
+from ldmi_lightning.models import FashionCNN
+
+SAMPLES, BATCH = 50_000, 128
+RATIO_DEMAND, DMI_DEMAND = 1.1, 0.5
+LOSSES: dict[str, Callable[[], Loss]] = {
+    "CE": CELoss,
+    "GCE": GCELoss,
+    "FW": lambda: ForwardLoss("held_out", renew=True),
+    "LCCN": lambda: LCCNLoss(warmup_steps=0),
+    "DMI": lambda: DMILoss(0.99),
+}
+
+
+class Rival:
+    """A net, its loss and its optimizer."""
+
+    def __init__(self, loss: Loss, num_classes: int, predictions: Predictions) -> None:
+        torch.manual_seed(0)
+        self.net = FashionCNN(num_classes)
+        self.loss = loss
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=1e-4)
+        if loss.needs_predictions:
+            loss.prepare(predictions, predictions)
+
+    def step(self, x: torch.Tensor, y: torch.Tensor, index: torch.Tensor) -> float:
+        """Take a step; return its CPU seconds."""
+        begin = time.process_time()
+        self.optimizer.zero_grad()
+        self.loss(self.net(x), y, index).backward()
+        self.optimizer.step()
+        return time.process_time() - begin
+
+
+def measure(num_classes: int, rounds: int) -> dict[str, np.ndarray]:
+    """Return the CPU seconds of each loss's steps, shape ``(rounds,)``."""
+    torch.manual_seed(1)
+    y = torch.arange(SAMPLES) % num_classes
+    probs = (torch.randn(SAMPLES, num_classes) + 3 * torch.nn.functional.one_hot(y, num_classes)).softmax(1)
+    rivals = {
+        name: Rival(make(), num_classes, Predictions(probs, y, torch.arange(SAMPLES))) for name, make in LOSSES.items()
+    }
+    images = torch.randn(8 * BATCH, 1, 28, 28)
+    order = random.Random(0)
+    seconds: dict[str, list[float]] = {name: [] for name in rivals}
+    for number in range(rounds + 20):
+        x = images[number % 8 * BATCH :][:BATCH]
+        index = torch.randperm(SAMPLES)[:BATCH]
+        for name in order.sample(list(rivals), len(rivals)):
+            spent = rivals[name].step(x, y[index], index)
+            if number >= 20:  # the first ones warm up
+                seconds[name].append(spent)
+    return {name: np.array(each) for name, each in seconds.items()}
+
+
+def show(num_classes: int, seconds: dict[str, np.ndarray]) -> bool:
+    """Print a table; return whether the demands are met."""
+    print(f"\nC = {num_classes}, {len(seconds['CE'])} rounds")
+    print(f"{'':6}{'median step':>14}{'/ CE':>9}{'- CE':>12}  demanded")
+    base, met = seconds["CE"], True
+    for name, each in seconds.items():
+        ratio, more = float(np.median(each / base)), float(np.median(each - base)) * 1e3
+        limit = (RATIO_DEMAND - 1) * float(np.median(base)) * 1e3 + (DMI_DEMAND if name == "DMI" else 0)
+        good = more <= limit if name == "DMI" else ratio <= RATIO_DEMAND
+        demanded = f"- CE <= {limit:.2f} ms" if name == "DMI" else f"/ CE <= {RATIO_DEMAND}"
+        verdict = "" if name == "CE" else f"  {demanded}: {'met' if good else 'MISSED'}"
+        print(f"{name:6}{np.median(each) * 1e3:11.2f} ms{ratio:9.3f}{more:9.2f} ms{verdict}")
+        met &= good
+    return met
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=500, help="steps that each loss takes (default: 500)")
+    parser.add_argument("--classes", type=int, nargs="+", default=[2, 14], help="numbers of classes (default: 2 14)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} thread, FashionCNN, batch {BATCH}, CPU time")
+    met = [show(each, measure(each, options.rounds)) for each in options.classes]
+    if not all(met):
+        raise SystemExit("A demand is missed.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""A grid of runs, carried out and drawn up: data × noise pattern × r × method × seed."""

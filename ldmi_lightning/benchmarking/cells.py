@@ -1,0 +1,110 @@
+"""One cell of a grid: its name, the key of its content, and what its folder holds of it."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CONFIG, RESULTS, LOG, DEVICE = "config.yaml", "results.json", "fit.log", "device.txt"
+
+WITHOUT_EFFECT = {
+    "trainer": {
+        # where a run is carried out,
+        *("accelerator", "strategy", "devices", "num_nodes"),
+        # and what it shows and keeps
+        *("logger", "log_every_n_steps", "enable_progress_bar", "enable_model_summary", "profiler", "default_root_dir"),
+        *("enable_autolog_hparams", "model_registry"),
+    },
+    "data.init_args": {"root", "cache", "num_workers"},
+    "": {"ckpt_path", "weights_only", "stage_cache"},
+}
+"""The settings that say nothing of a run's result: the names by the place where they stand."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of a grid.
+
+    Attributes:
+        data: name of the data set in the grid.
+        noise: name of the noise pattern.
+        rate: noise amount r; ``None`` where the noise has none.
+        method: name of the method.
+        seed: of the run and of the noise.
+        config: the whole configuration of ``ldmi fit``.
+    """
+
+    data: str
+    noise: str
+    rate: float | None
+    method: str
+    seed: int
+    config: dict[str, Any]
+
+    @cached_property
+    def key(self) -> str:
+        """The key of the configuration."""
+        return content_key(self.config)
+
+    @property
+    def name(self) -> str:
+        """A name that a folder can have, and that no other cell of the grid has."""
+        rate = [] if self.rate is None else [f"r{self.rate:g}"]
+        parts = [self.data, self.noise, *rate, self.method, f"seed{self.seed}"]
+        return "-".join(re.sub(r"[^\w.]+", "-", part).strip("-") for part in parts)
+
+    def __str__(self) -> str:
+        """Say which cell it is."""
+        rate = [] if self.rate is None else [f"r = {self.rate:g}"]
+        return ", ".join([self.data, self.noise, *rate, self.method, f"seed {self.seed}"])
+
+    def folder(self, output: Path) -> Path:
+        """Return the folder of the cell's own."""
+        return output / "cells" / f"{self.name}-{self.key[:8]}"
+
+    def results(self, output: Path) -> dict[str, Any] | None:
+        """Return the content of the finished cell's ``results.json``; ``None`` for a cell that is not finished."""
+        for run in self.runs(output):
+            try:
+                found = json.loads((run / RESULTS).read_text())
+                config = yaml.safe_load((run / CONFIG).read_text())
+                if content_key(config) == self.key and any(found["stages"].values()):
+                    return dict(found)
+            except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+                continue  # not there yet, or cut short on its way here
+        return None
+
+    def runs(self, output: Path) -> list[Path]:
+        """Return the folders of the cell's runs."""
+        return sorted(path.parent for path in self.folder(output).glob(f"*/{CONFIG}"))
+
+
+def content_key(config: Mapping[str, Any]) -> str:
+    """Return 64 hex digits that are the same for configurations that ask for the same result.
+
+    Options that are off (``null`` or ``false``) do not count, so that a library's new one leaves old keys as they are.
+
+    >>> one = {"trainer": {"accelerator": "cpu"}, "data": {"init_args": {"root": "here", "batch_size": 8}}}
+    >>> two = {"trainer": {"devices": 2}, "data": {"init_args": {"root": None, "batch_size": 8}}}
+    >>> content_key(one) == content_key(two), content_key(one) == content_key({})
+    (True, False)
+    """
+    return hashlib.sha256(json.dumps(_counting(config, ""), sort_keys=True).encode()).hexdigest()
+
+
+def _counting(value: Any, place: str) -> Any:
+    """Leave out what does not count; empty mappings neither."""
+    if not isinstance(value, Mapping):
+        return value
+    parts = {
+        str(key): _counting(each, f"{place}.{key}".lstrip("."))
+        for key, each in value.items()
+        if key not in WITHOUT_EFFECT.get(place, ())
+    }
+    return {key: each for key, each in parts.items() if each is not None and each is not False and each != {}}

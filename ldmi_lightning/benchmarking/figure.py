@@ -1,0 +1,89 @@
+"""The figure of a grid, in the style of the paper's: accuracy against r, a line for each method."""
+
+import io
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from ldmi_lightning.benchmarking.cells import Cell
+from ldmi_lightning.benchmarking.summary import WARM_UP, Row, is_dominant, number_of_classes
+
+COLUMNS = 3
+STYLES = list(zip(["C0", "C1", "C2", "C4", "C3", "C5", "C6", "C9", "C8", "k"], "os^vDPX*ph", strict=True))
+KNOWN = ("ce", "fw", "gce", "lccn", "dmi", "dmi-refine")
+"""Methods that look the same in every figure."""
+
+FINE = np.linspace(0, 1, 201)
+"""The r at which diagonal dominance is looked at."""
+
+
+def draw(rows: Sequence[Row], cells: Sequence[Cell], results: Mapping[str, Mapping[str, Any]]) -> bytes | None:
+    """Draw a panel for each data set and noise pattern, as a PNG; ``None`` where nothing has a rate, or nothing is done.
+
+    Where T is not diagonally dominant the background is grey. Bars are standard deviations over seeds; dotted lines are
+    the paper's.
+    """
+    drawn = [row for row in rows if row.rate is not None and row.figures["test_acc"].mean is not None]
+    panels = [(key, list(same)) for key, same in itertools.groupby(drawn, lambda row: (row.data, row.noise))]
+    if not panels:
+        return None
+    columns = min(COLUMNS, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.6 * columns + 1.5, 3.7 * lines), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)
+    methods = list(dict.fromkeys(row.method for row in rows if not row.method.startswith(WARM_UP)))
+    rates = [row.rate for row in drawn if row.rate is not None]
+    grid = list(figure.subplots(lines, columns, squeeze=False).flat)
+    for unused in grid[len(panels) :]:
+        unused.remove()
+    for axes, ((data, noise), same) in zip(grid, panels, strict=False):
+        axes.set_title(f"{data}: {noise}", fontsize=10)
+        axes.set_xlim(min(rates) - 0.05, max(rates) + 0.05)
+        axes.set_xlabel("noise amount r")
+        axes.set_ylabel("test accuracy, %")
+        axes.grid(alpha=0.3)
+        _shade(axes, [cell for cell in cells if (cell.data, cell.noise) == (data, noise)], results)
+        for method, of_method in itertools.groupby(sorted(same, key=lambda row: row.method), lambda row: row.method):
+            _draw_method(axes, method, list(of_method), methods)
+    handles = {
+        label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    order = [*(each for each in methods if each in handles), *(each for each in handles if each not in methods)]
+    figure.legend([handles[label] for label in order], order, loc="outside right upper", fontsize=9)
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    return png.getvalue()
+
+
+def _draw_method(axes: Axes, method: str, rows: Sequence[Row], methods: Sequence[str]) -> None:
+    points = sorted((float(row.rate), *row.figures["test_acc"]) for row in rows if row.rate is not None)
+    r, mean, std = zip(*points, strict=True)
+    accuracy = [100 * value for value in mean]
+    if method not in methods:
+        axes.plot(r, accuracy, color="0.45", linestyle="--", linewidth=1, label=method, zorder=1)
+        return
+    styled = [*KNOWN, *(each for each in methods if each not in KNOWN)]
+    colour, marker = STYLES[styled.index(method) % len(STYLES)]
+    bars = [100 * (value or 0) for value in std] if any(std) else None
+    axes.errorbar(r, accuracy, bars, color=colour, marker=marker, markersize=5, capsize=3, linewidth=1.5, label=method)
+    paper = sorted((row.rate, row.paper) for row in rows if row.rate is not None and row.paper is not None)
+    if paper:
+        axes.plot(*zip(*paper, strict=True), color=colour, linestyle=":", linewidth=1.2, zorder=1)
+        axes.plot([], [], color="0.3", linestyle=":", linewidth=1.2, label="paper")
+
+
+def _shade(axes: Axes, cells: Sequence[Cell], results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Mark the r at which T is not diagonally dominant."""
+    classes = number_of_classes(cells, results)
+    left, right = axes.get_xlim()
+    step = FINE[1]
+    for dominant, run in itertools.groupby(FINE, lambda r: is_dominant(cells[0].config, float(r), classes)):
+        r = list(run)
+        if dominant is False and r[0] < right:
+            span = max(left, r[0] - step / 2), min(right, r[-1] + step / 2)
+            axes.axvspan(*span, color="0.9", zorder=0, label="T not diagonally\ndominant")

@@ -1,0 +1,142 @@
+"""Each method, laid over each data set's configuration, builds and trains through its stages on tiny data."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import writers
+import yaml
+
+from ldmi_lightning.cli import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+METHODS = sorted(path.stem for path in (CONFIGS / "methods").glob("*.yaml") if not path.stem.startswith("recipe"))
+RECIPES = sorted(path.stem for path in (CONFIGS / "methods").glob("recipe*.yaml"))
+DATA = ["cifar10", "clothing1m", "dogs_vs_cats", "fashion_mnist", "mr"]
+LOSSES = {
+    "ce": "CELoss",
+    "dmi": "DMILoss",
+    "dmi-refine": "DMILoss",
+    "fw": "ForwardLoss",
+    "gce": "GCELoss",
+    "lccn": "LCCNLoss",
+}
+# A net of the paper's size takes a minute a step here; the data sets' own tests train those.
+TINY = """
+from torch import nn
+
+class TinyNet(nn.Sequential):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, num_classes))
+"""
+SMALL = {
+    "cifar10": ["--model.backbone", "tiny.TinyNet"],
+    "clothing1m": ["--model.backbone", "tiny.TinyNet", "--data.num_workers", "0"],
+    "dogs_vs_cats": ["--model.backbone", "tiny.TinyNet"],
+    "fashion_mnist": [],
+    "mr": [],
+}
+
+pytestmark = pytest.mark.usefixtures("hub_of_its_own")
+
+
+@pytest.fixture(scope="module")
+def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("data")
+    sizes = {"train": 400, "test": 40}
+    return {
+        "cifar10": writers.write_images(folder / "cifar10", ("img", "label"), sizes, shape=(32, 32, 3)),
+        "clothing1m": writers.write_clothing1m(folder / "clothing1m", {"train": 84, "val": 42, "test": 28}),
+        "dogs_vs_cats": writers.write_images(folder / "dogs", ("image", "labels"), {"train": 80}, classes=2),
+        "fashion_mnist": writers.write_images(folder / "fashion", ("image", "label"), sizes, shape=(28, 28)),
+        "mr": writers.write_texts(folder / "mr", {"train": 120, "validation": 40, "test": 40}),
+    }
+
+
+@pytest.fixture(autouse=True)
+def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tiny.py").write_text(TINY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # puts back what seed_everything leaves in the environment
+
+
+def overlaid(data: str, *methods: str) -> list[str]:
+    files = [CONFIGS / f"{data}.yaml", *(CONFIGS / "methods" / f"{method}.yaml" for method in methods)]
+    return [word for file in files for word in ("--config", str(file))]
+
+
+def parsed(capsys: pytest.CaptureFixture[str], data: str, *methods: str) -> dict[str, Any]:
+    """Return the stages of a configuration, as `--print_config` shows them."""
+    with pytest.raises(SystemExit) as end:
+        main(["fit", *overlaid(data, *methods), "--print_config"])
+    assert end.value.code == 0
+    stages: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    return stages
+
+
+def test_there_is_an_overlay_for_each_method() -> None:
+    assert sorted(LOSSES) == METHODS
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("method", METHODS)
+def test_method_trains_through_its_stages(data: str, method: str, roots: dict[str, Path]) -> None:
+    # So few samples cannot fill a matrix of ten classes: it takes a memory, and a rate that keeps the outputs moderate.
+    flags = ["--data.root", str(roots[data]), "--data.batch_size", "28", "--model.warmup.optimizer.lr", "1e-3"]
+    flags += ["--model.warmup.epochs", "1", "--model.robust.epochs", "1"]
+    flags += ["--data.noise.rate", "0.2"] if data != "clothing1m" else []
+    flags += ["--model.robust.loss.memory", "0.9"] if LOSSES[method] == "DMILoss" else []
+    flags += ["--model.refine.epochs", "1"] if method == "dmi-refine" else []
+    quiet = ["--trainer.logger", "false", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+    assert main(["fit", *overlaid(data, method), *SMALL[data], *flags, *quiet]) == 0
+    (results,) = Path("runs").glob("*/results.json")
+    stages = json.loads(results.read_text())["stages"]
+    assert (stages["warmup"]["loss"], stages["warmup"]["epochs"]) == ("CELoss", 1)
+    assert (stages["robust"]["loss"], stages["robust"]["epochs"]) == (LOSSES[method], 1)
+    assert all(0 <= stages["robust"][figure] <= 1 for figure in ("test_acc", "test_balanced_acc", "test_acc_last"))
+    if method != "dmi-refine":
+        assert stages["refine"] is None
+        return
+    refine = stages["refine"]
+    assert (refine["loss"], refine["epochs"], refine["selected_by"]) == ("ForwardLoss", 1, "val/nll")
+    assert all(sum(row) == pytest.approx(1, abs=1e-4) for row in refine["transition"])
+    assert (refine["transition_error"] is None) == (data == "clothing1m")  # whose training labels are noisy as given
+
+
+@pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("method", ["ce", "fw", "gce", "lccn"])
+def test_rival_goes_on_with_the_warm_ups_optimizer_for_the_robust_stages_epochs(
+    data: str, method: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, rival = parsed(capsys, data), parsed(capsys, data, method)
+    assert rival["warmup"] == own["warmup"]
+    assert rival["robust"]["loss"]["class_path"].endswith(LOSSES[method])
+    left = {key: value for key, value in rival["robust"].items() if key != "loss"}
+    kept = {key: own["robust"][key] for key in ("epochs", "patience")}
+    assert left == {**dict.fromkeys(["optimizer", "scheduler", "monitor", "mode"]), **kept}
+
+
+@pytest.mark.parametrize("data", DATA)
+def test_dmi_is_what_the_data_sets_configuration_says(data: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert parsed(capsys, data, "dmi") == parsed(capsys, data)
+    refined = parsed(capsys, data, "dmi-refine")
+    assert refined.pop("refine")["monitor"] == "val/nll"
+    own = parsed(capsys, data)
+    assert own.pop("refine") is None
+    assert refined == own
+
+
+def test_rival_recipes_are_short_and_change_no_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(RECIPES) == 3
+    for recipe in RECIPES:
+        assert len((CONFIGS / "methods" / f"{recipe}.yaml").read_text().splitlines()) <= 10
+    baseline = parsed(capsys, "cifar10", "gce", "recipe-cifar10")["robust"]
+    assert baseline["loss"] == parsed(capsys, "cifar10", "gce")["robust"]["loss"]
+    assert (baseline["epochs"], baseline["optimizer"]["init_args"]["lr"]) == (120, 0.01)
+    assert baseline["scheduler"]["init_args"]["milestones"] == [40, 80]
+    lccn = parsed(capsys, "cifar10", "lccn", "recipe-cifar10-lccn")["robust"]
+    assert (lccn["epochs"], lccn["optimizer"]["init_args"]["lr"]) == (120, 0.5)
+    mr = parsed(capsys, "mr", "lccn", "recipe-mr-lccn")["robust"]["loss"]["init_args"]
+    assert (mr["refresh_every"], mr["warmup_steps"]) == (100, 1000)
