@@ -3,6 +3,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(
 BIN := .venv/bin
 READY := .venv/.ready
 INSTALLED := build/installed
+WORKERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
@@ -21,8 +22,8 @@ $(READY): pyproject.toml constraints.txt
 quickstart: $(READY)  ## Train CE, then L_DMI, on digits with wrong labels, in under a minute
 	OMP_NUM_THREADS=1 $(BIN)/ldmi fit --config configs/quickstart.yaml $(ARGS)
 
-test: $(READY)  ## Run the tests (ARGS="-k name" for some)
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+test: $(READY)  ## Run the tests in two processes (WORKERS=N; ARGS="-k name" for some)
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile $(ARGS)
 
 slow: $(READY)  ## Run the proofs that take many minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
