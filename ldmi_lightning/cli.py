@@ -42,7 +42,7 @@ from ldmi_lightning.parsing import (
     nulls_in_stages,
     one_line,
 )
-from ldmi_lightning.ranks import gather_over_ranks
+from ldmi_lightning.ranks import gather_over_ranks, leave
 from ldmi_lightning.run_folder import claim, is_run_folder, make_run_folder
 from ldmi_lightning.stage_cache import StageCache, keys_of
 from ldmi_lightning.trainer_rules import callbacks_of, check_strategy, is_fast_dev_run
@@ -490,6 +490,7 @@ def main(args: list[str] | None = None) -> int:
         close_wandb()
         if hasattr(cli, "held"):
             cli.held.close()
+    leave()
     return 0 if cli.complete else 1
 
 
