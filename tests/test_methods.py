@@ -23,17 +23,17 @@ LOSSES = {
     "lccn": "LCCNLoss",
 }
 # A net of the paper's size takes a minute a step here; the data sets' own tests train those.
-TINY = """
+NET = """
 from torch import nn
 
-class TinyNet(nn.Sequential):
+class SmallNet(nn.Sequential):
     def __init__(self, num_classes: int) -> None:
         super().__init__(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, num_classes))
 """
 SMALL = {
-    "cifar10": ["--model.backbone", "tiny.TinyNet"],
-    "clothing1m": ["--model.backbone", "tiny.TinyNet", "--data.num_workers", "0"],
-    "dogs_vs_cats": ["--model.backbone", "tiny.TinyNet"],
+    "cifar10": ["--model.backbone", "net_of_methods.SmallNet"],
+    "clothing1m": ["--model.backbone", "net_of_methods.SmallNet", "--data.num_workers", "0"],
+    "dogs_vs_cats": ["--model.backbone", "net_of_methods.SmallNet"],
     "fashion_mnist": [],
     "mr": [],
 }
@@ -56,7 +56,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(autouse=True)
 def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "tiny.py").write_text(TINY)
+    (tmp_path / "net_of_methods.py").write_text(NET)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # puts back what seed_everything leaves in the environment
