@@ -170,10 +170,10 @@ class LDMICLI(LightningCLI):
             self._output().mkdir(parents=True, exist_ok=True)
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
             self._choose_folder()
+            self.plain_config = yaml.safe_load(self._saved_config())
             if is_rank_zero():
                 assert self.folder is not None
                 self.held.enter_context(claim(self.folder))
-                self.plain_config = yaml.safe_load(self._saved_config())
                 config.trainer.logger = logger_config(config.trainer.logger, self.folder)
         elif self.subcommand != "fit":
             config.trainer.logger = False  # these commands print, and make no run folder
@@ -252,8 +252,7 @@ class LDMICLI(LightningCLI):
         Returns:
             The checkpoint to go on from; ``None`` where nothing is shared yet.
         """
-        checkpoint = next((each for each in callbacks_of(self.trainer) if isinstance(each, StageCheckpoint)), None)
-        if checkpoint is None or not checkpoint.save or not isinstance(self.datamodule, NoisyDataModule):
+        if self._saving() is None or not isinstance(self.datamodule, NoisyDataModule):
             raise UserError(
                 "--stage_cache needs checkpoints and a NoisyDataModule, whose inputs and labels tell one run from another: "
                 "leave it out."
@@ -264,7 +263,7 @@ class LDMICLI(LightningCLI):
             raise UserError(f"--stage_cache {folder} can be no folder: {error.strerror}. Choose another.") from error
         self.datamodule.prepare_data()
         self.datamodule.setup("fit")
-        cache = StageCache(folder, keys_of(yaml.safe_load(self._saved_config()), self.datamodule))
+        cache = StageCache(folder, keys_of(self.plain_config, self.datamodule))
         if is_rank_zero() or SHARED_STAGES not in os.environ:
             os.environ[SHARED_STAGES] = " ".join(cache.finished())
         shared = os.environ[SHARED_STAGES].split()
@@ -279,11 +278,17 @@ class LDMICLI(LightningCLI):
             say(f"{stage}: taken from {cache.entry(stage)}, where an earlier run has left it.")
         return cache.last_checkpoint(shared[-1]) if shared else None
 
+    def _saving(self) -> StageCheckpoint | None:
+        """Return the callback that saves checkpoints; ``None`` where none are saved."""
+        return next(
+            (each for each in callbacks_of(self.trainer) if isinstance(each, StageCheckpoint) and each.save), None
+        )
+
     def after_fit(self) -> None:
         """Test each stage's checkpoints, print the table, write ``results.json`` and the picture of U."""
         trainer, module = self.trainer, self.model
-        checkpoint = next((each for each in callbacks_of(trainer) if isinstance(each, StageCheckpoint)), None)
-        if checkpoint is None or not checkpoint.save or is_fast_dev_run(trainer):
+        checkpoint = self._saving()
+        if checkpoint is None or is_fast_dev_run(trainer):
             say("No checkpoints were kept, so no results are written.")
             return
         self.complete = module.progress.over and module.next_stage is None

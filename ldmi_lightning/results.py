@@ -15,6 +15,7 @@ import ldmi_lightning
 from ldmi_lightning.batch import LabelledData
 from ldmi_lightning.callbacks import StageCheckpoint
 from ldmi_lightning.datamodules import NoisyDataModule
+from ldmi_lightning.losses import TransitionLoss
 from ldmi_lightning.module import LDMIModule
 from ldmi_lightning.stages import STAGES
 
@@ -55,8 +56,8 @@ def test_stages(
         figures = {key: measured.get(which, {}).get(metric) for key, (which, metric) in FIGURES.items()}
         tested[name] = kept | {key: None if value is None else round(value, 6) for key, value in figures.items()}
         # The test of the best checkpoint, the last one, has loaded the matrix of that epoch.
-        if isinstance(transition := getattr(module.losses[name], "transition", None), Tensor):
-            tested[name] |= _compared(transition, data)
+        if isinstance(loss := module.losses[name], TransitionLoss):
+            tested[name] |= _compared(loss.transition, data)
     trainer.loggers = loggers
     return tested
 

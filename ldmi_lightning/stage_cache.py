@@ -23,10 +23,9 @@ from ldmi_lightning import checkpoints
 from ldmi_lightning.datamodules import NoisyDataModule
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.stages import STAGES
+from ldmi_lightning.trainer_rules import SHOWN_AND_KEPT
 
 BEST, LAST, ROWS = "best.ckpt", "last.ckpt", "metrics.csv"
-HARMLESS = ("logger", "default_root_dir", "enable_progress_bar", "enable_model_summary", "log_every_n_steps")
-"""The Trainer's settings that leave the weights alone."""
 PACKAGES = ("ldmi_lightning", "ldmi_lightning.datamodules", "ldmi_lightning.models")
 
 
@@ -135,7 +134,7 @@ def keys_of(config: Mapping[str, Any], data: NoisyDataModule) -> dict[str, str]:
     model = config["model"]["init_args"]
     common = {
         "seed": config["seed_everything"],
-        "trainer": {key: value for key, value in config["trainer"].items() if key not in HARMLESS},
+        "trainer": {key: value for key, value in config["trainer"].items() if key not in SHOWN_AND_KEPT},
         "data": {**config["data"], "init_args": {k: v for k, v in config["data"]["init_args"].items() if k != "root"}},
         "model": [config["model"]["class_path"], {key: value for key, value in model.items() if key not in STAGES}],
         "inputs": data.fingerprint(),

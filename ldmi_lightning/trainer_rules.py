@@ -20,6 +20,8 @@ from ldmi_lightning.errors import UserError
 from ldmi_lightning.losses import Loss
 
 _CLAIMED = "_ldmi_max_epochs"
+SHOWN_AND_KEPT = ("logger", "default_root_dir", "enable_progress_bar", "enable_model_summary", "log_every_n_steps")
+"""The Trainer's settings of what a run shows and keeps, which leave its weights alone."""
 STEP_HOOKS = (
     *("on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward"),
     *("on_before_optimizer_step", "on_train_batch_end", "on_validation_batch_start", "on_validation_batch_end"),

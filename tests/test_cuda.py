@@ -19,6 +19,7 @@ import pytorch_lightning as pl
 import torch
 from conftest import MakeTrainer
 from test_precision import HALF, TOLERANCE, fit, ldmi, net
+from test_resume import StopAt, Stopped
 from torch import Tensor, nn
 
 from ldmi_lightning import LDMIModule, Stage
@@ -299,17 +300,6 @@ def test_half_precision_has_the_loss_of_32_bits(precision: str, memory: float | 
 # -- resuming ---------------------------------------------------------------------------------------------------------
 
 
-class StopIn(pl.Callback):
-    """Interrupts the run as an epoch (from 0) begins."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.current_epoch == self.epoch:
-            raise InterruptedError
-
-
 def run(
     make_trainer: MakeTrainer,
     accelerator: str,
@@ -332,8 +322,8 @@ def run(
 def test_a_run_goes_on_on_another_device(
     make_trainer: MakeTrainer, tmp_path: Path, first: str, then: str, stopped_in: int
 ) -> None:
-    with pytest.raises(InterruptedError):
-        run(make_trainer, first, StopIn(stopped_in))
+    with pytest.raises(Stopped):
+        run(make_trainer, first, StopAt(stopped_in))
     (last,) = tmp_path.glob("*/last.ckpt")
     watch = [NoHostSync()] if then == "gpu" else []
     resumed = run(make_trainer, then, *watch, ckpt_path=last)

@@ -9,6 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import MakeTrainer
+from test_resume import StopAt, Stopped
 from torch import Tensor, nn
 
 from ldmi_lightning import LDMIModule, Stage
@@ -119,17 +120,6 @@ def test_a_fresh_loss_goes_on_bit_for_bit_after_an_epoch(make: Callable[[], Loss
 # -- in a fit ---------------------------------------------------------------------------------------------------------
 
 
-class StopIn(pl.Callback):
-    """Interrupts the run as an epoch (from 0) begins."""
-
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.current_epoch == self.epoch:
-            raise InterruptedError
-
-
 def fit(
     make_trainer: MakeTrainer, make: Callable[[], Loss], *callbacks: pl.Callback, data: Any = None, **of_fit: Any
 ) -> LDMIModule:
@@ -146,8 +136,8 @@ def fit(
 @pytest.mark.parametrize("name", ["GCE", *ESTIMATED])
 @pytest.mark.parametrize("stopped_in", [2, 4])
 def test_a_run_goes_on_bit_for_bit(make_trainer: MakeTrainer, tmp_path: Path, name: str, stopped_in: int) -> None:
-    with pytest.raises(InterruptedError):
-        fit(make_trainer, RIVALS[name], StopIn(stopped_in))
+    with pytest.raises(Stopped):
+        fit(make_trainer, RIVALS[name], StopAt(stopped_in))
     (last,) = tmp_path.glob("*/last.ckpt")
     resumed = fit(make_trainer, RIVALS[name], ckpt_path=last)
     whole = fit(make_trainer, RIVALS[name])

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from ldmi_lightning.trainer_rules import SHOWN_AND_KEPT
+
 CONFIG, RESULTS, LOG, DEVICE = "config.yaml", "results.json", "fit.log", "device.txt"
 
 WITHOUT_EFFECT = {
@@ -18,8 +20,8 @@ WITHOUT_EFFECT = {
         # where a run is carried out,
         *("accelerator", "strategy", "devices", "num_nodes"),
         # and what it shows and keeps
-        *("logger", "log_every_n_steps", "enable_progress_bar", "enable_model_summary", "profiler", "default_root_dir"),
-        *("enable_autolog_hparams", "model_registry"),
+        *SHOWN_AND_KEPT,
+        *("profiler", "enable_autolog_hparams", "model_registry"),
     },
     "data.init_args": {"root", "cache", "num_workers"},
     "": {"ckpt_path", "weights_only", "stage_cache"},

@@ -18,6 +18,7 @@ import yaml
 from ldmi_lightning.benchmarking.cells import CONFIG, DEVICE, LOG, RESULTS, Cell
 from ldmi_lightning.benchmarking.machine import device_name, end_with_parent, environment
 from ldmi_lightning.benchmarking.sweep import is_in_sweep
+from ldmi_lightning.benchmarking.tables import write
 from ldmi_lightning.checkpoints import read_checkpoint
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.run_folder import LAST, claim, is_run_folder
@@ -139,9 +140,7 @@ class Runner:
         for left in folder.iterdir():
             if left.is_dir() and (resumed is None or left != resumed.parent):
                 shutil.rmtree(left)
-        unfinished = folder / f"{CONFIG}.tmp"
-        unfinished.write_text(yaml.safe_dump(cell.config, sort_keys=False))
-        unfinished.replace(folder / CONFIG)
+        write(folder / CONFIG, yaml.safe_dump(cell.config, sort_keys=False).encode())
         options = {
             "--config": folder / CONFIG,
             "--trainer.default_root_dir": folder,

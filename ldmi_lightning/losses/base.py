@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ldmi_lightning.ranks import is_distributed, sum_over_ranks
+from ldmi_lightning.transition import noisy_probabilities
 
 
 class Predictions(NamedTuple):
@@ -118,3 +119,17 @@ class Loss(nn.Module):
             if buffer is not None and saved is not None and saved.shape != buffer.shape:
                 self._buffers[name] = buffer.new_empty(saved.shape)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+class TransitionLoss(Loss):
+    """Base of the losses that have a noise transition matrix T.
+
+    Attributes:
+        transition: T, float64, shape ``(C, C)``, a buffer; ``(0, 0)`` before it is known.
+    """
+
+    transition: Tensor
+
+    def noisy_probs(self, probs: Tensor) -> Tensor:
+        """Return ``probs @ T``, and ``probs`` as they are before T is known."""
+        return noisy_probabilities(probs, self.transition) if len(self.transition) else probs

@@ -6,20 +6,19 @@ import torch
 from torch import Tensor
 
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.losses.base import Loss, Predictions, global_mean, log_probabilities
+from ldmi_lightning.losses.base import Predictions, TransitionLoss, global_mean, log_probabilities
 from ldmi_lightning.ranks import sum_over_ranks
 from ldmi_lightning.transition import (
     anchor_transition,
     check_transition_matrix,
     held_out_transition,
     log_joint,
-    noisy_probabilities,
     posterior_sums,
     renewed_transition,
 )
 
 
-class ForwardLoss(Loss):
+class ForwardLoss(TransitionLoss):
     r""":math:`-\log \sum_k p_k T_{k, y}`: cross-entropy of the NOISY label's probabilities.
 
     With the true T its minimiser is that of cross-entropy on clean labels (theorem 2). T is estimated once, from what
@@ -39,7 +38,6 @@ class ForwardLoss(Loss):
     0.75
     """
 
-    transition: Tensor
     epoch_sums: Tensor
 
     def __init__(
@@ -81,10 +79,6 @@ class ForwardLoss(Loss):
         _refuse_missing_classes(train)
         estimate = anchor_transition(train.probs) if self.source == "anchor" else _held_out_estimate(held_out)
         self.transition = estimate.to(self.transition.device)
-
-    def noisy_probs(self, probs: Tensor) -> Tensor:
-        """Return ``probs @ T``, and ``probs`` as they are before T is known."""
-        return noisy_probabilities(probs, self.transition) if len(self.transition) else probs
 
     def forward(self, logits: Tensor, y: Tensor, index: Tensor) -> Tensor:
         """Return the mean over the global batch; see :class:`~ldmi_lightning.losses.base.Loss` for the arguments."""

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.losses.base import Loss, Predictions, global_mean, log_probabilities
+from ldmi_lightning.losses.base import Predictions, TransitionLoss, global_mean, log_probabilities
 from ldmi_lightning.ranks import gather_over_ranks, is_distributed
 from ldmi_lightning.seeding import base_seed
-from ldmi_lightning.transition import noisy_probabilities, smoothed_transition
+from ldmi_lightning.transition import smoothed_transition
 
 BITS = 53
 """Random bits of a draw: as many as float64, in which its probabilities are, resolves."""
@@ -19,7 +19,7 @@ _WORD = (1 << 64) - 1
 _GAMMA = 0x9E3779B97F4A7C15
 
 
-class LCCNLoss(Loss):
+class LCCNLoss(TransitionLoss):
     r"""Cross-entropy against latent labels, each drawn from its posterior.
 
     Every training sample has a latent true label z. A step draws it anew (one Gibbs draw),
@@ -44,7 +44,6 @@ class LCCNLoss(Loss):
     """
 
     cells: Tensor
-    transition: Tensor
     steps: Tensor
 
     def __init__(self, prior: float = 1.0, refresh_every: int = 200, warmup_steps: int = 20000) -> None:
@@ -92,10 +91,6 @@ class LCCNLoss(Loss):
     def counts(self) -> Tensor:
         """Count how many training samples have latent label z (row) and noisy label y (column), int64, ``(C, C)``."""
         return count_cells(self.cells, len(self.transition))
-
-    def noisy_probs(self, probs: Tensor) -> Tensor:
-        """Return ``probs @ T``, and ``probs`` as they are before T is known."""
-        return noisy_probabilities(probs, self.transition) if len(self.transition) else probs
 
     def forward(self, logits: Tensor, y: Tensor, index: Tensor) -> Tensor:
         """Return the mean over the global batch; see :class:`~ldmi_lightning.losses.base.Loss` for the arguments."""
