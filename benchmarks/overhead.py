@@ -193,26 +193,28 @@ def show(name: str, rival: Rival, steps: int, every: int) -> None:
     heads = ("by hand", "fit", "fit / by hand", "ms/step: training", "ms/step: all", "ms/epoch: rest", "log of U")
     print(f"{'':20}" + "".join(f"{head:>19}" for head in heads))
     for stage, epochs in rival.by_fit.items():
-        by_hand = rival.by_hand[stage]
         logs = np.array([epoch.matrix for epoch in epochs])
         due = logs[[number % every == 0 for number in rival.numbers[stage]]].mean(axis=0)
-        for row, clock, at in (("wall", np.median, 0), ("CPU", np.median, 1), ("CPU, least", np.min, 1)):
-            hand_steps, fit_steps = (clock([each.steps[at] for each in side]) for side in (by_hand, epochs))
-            hand = clock([each.whole[at] for each in by_hand])
-            # One epoch in `every` logs U: each pays its part of that.
-            matrix = due[at] / every
-            fit = clock([each.whole[at] - each.matrix[at] for each in epochs]) + matrix
-            training, whole = (fit_steps - hand_steps) / steps, (fit - hand) / steps
+        # One epoch in `every` logs U: each pays its part of that.
+        matrix = due / every
+        hand_steps, fit_steps = (np.array([each.steps for each in side]) for side in (rival.by_hand[stage], epochs))
+        hand = np.array([each.whole for each in rival.by_hand[stage]])
+        fit = np.array([each.whole for each in epochs]) - logs + matrix
+        # Each pair of epochs by itself: what slows the machine for a while slows both of a pair.
+        ratio, training, whole = (
+            np.median(each, axis=0) for each in (fit / hand, (fit_steps - hand_steps) / steps, (fit - hand) / steps)
+        )
+        for at, clock in enumerate(CLOCKS):
             values = (
-                f"{hand:.4f} s",
-                f"{fit:.4f} s",
-                f"{fit / hand:.3f}",
-                f"{training * 1e3:.3f}",
-                f"{whole * 1e3:.3f}",
-                f"{(whole - training) * steps * 1e3:.1f}",
-                f"{matrix / fit:.2%} ({due[at] * 1e3:.0f} ms)",
+                f"{np.median(hand[:, at]):.4f} s",
+                f"{np.median(fit[:, at]):.4f} s",
+                f"{ratio[at]:.3f}",
+                f"{training[at] * 1e3:.3f}",
+                f"{whole[at] * 1e3:.3f}",
+                f"{(whole - training)[at] * steps * 1e3:.1f}",
+                f"{matrix[at] / np.median(fit[:, at]):.2%} ({due[at] * 1e3:.0f} ms)",
             )
-            print(f"{f'{stage} {row}':20}" + "".join(f"{value:>19}" for value in values))
+            print(f"{f'{stage} {clock}':20}" + "".join(f"{value:>19}" for value in values))
 
 
 class Bare(pl.LightningModule):

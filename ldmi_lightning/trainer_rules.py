@@ -22,11 +22,6 @@ from ldmi_lightning.losses import Loss
 _CLAIMED = "_ldmi_max_epochs"
 SHOWN_AND_KEPT = ("logger", "default_root_dir", "enable_progress_bar", "enable_model_summary", "log_every_n_steps")
 """The Trainer's settings of what a run shows and keeps, which leave its weights alone."""
-STEP_HOOKS = (
-    *("on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward"),
-    *("on_before_optimizer_step", "on_train_batch_end", "on_validation_batch_start", "on_validation_batch_end"),
-)
-"""The hooks of a callback that Lightning calls in each step."""
 
 
 def is_fast_dev_run(trainer: pl.Trainer) -> bool:
@@ -87,18 +82,6 @@ def _accumulated(trainer: pl.Trainer) -> int:
     """Return how many batches a step's gradient is averaged over at most."""
     scheduled = [each.scheduling for each in callbacks_of(trainer) if isinstance(each, GradientAccumulationScheduler)]
     return max(trainer.accumulate_grad_batches, *(parts for each in scheduled for parts in each.values()), 1)
-
-
-def pass_over_empty_hooks(trainer: pl.Trainer) -> None:
-    """Spare each step the calls of hooks that do nothing in the package's own callbacks: some 0.1 ms of Lightning's time.
-
-    Lightning passes over a hook that cannot be called. What belongs to the user stays as it is.
-    """
-    for callback in callbacks_of(trainer):
-        if type(callback).__module__.startswith("ldmi_lightning."):
-            for name in STEP_HOOKS:
-                if getattr(type(callback), name) is getattr(Callback, name):
-                    setattr(callback, name, None)
 
 
 def drop_default_checkpoint(trainer: pl.Trainer) -> None:

@@ -1,0 +1,59 @@
+"""What Lightning does in each step for nobody, and how a step is spared it.
+
+Lightning calls some twenty-five hooks in each training step. Most do nothing, and each still passes a profiler that
+measures nothing and a search for who has overridden it. On small nets that is a third of what Lightning costs
+(``benchmarks/overhead.py``). Nothing here changes what a hook of the user's does, or when.
+"""
+
+import inspect
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.profilers import PassThroughProfiler
+
+from ldmi_lightning.trainer_rules import callbacks_of
+
+TRAINING_HOOKS = (
+    *("on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward"),
+    *("on_before_optimizer_step", "on_train_batch_end"),
+)
+"""The hooks of a callback or module that Lightning calls in each training step, and that do nothing unless overridden."""
+VALIDATION_HOOKS = ("on_validation_batch_start", "on_validation_batch_end")
+"""The same of a validation step."""
+
+
+class NoProfiler(PassThroughProfiler):
+    """Lightning's default profiler, without a new generator for each hook that it does not time."""
+
+    _nothing = nullcontext()
+
+    def profile(self, action_name: str) -> AbstractContextManager[Any]:  # type: ignore[override]
+        """Time nothing."""
+        return self._nothing
+
+
+def spare_steps(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    """Take the empty hooks and the idle profiler out of the steps that follow."""
+    if type(vars(trainer)["profiler"]) is PassThroughProfiler:  # which Lightning sets, but does not declare
+        vars(trainer)["profiler"] = NoProfiler()
+    for callback in callbacks_of(trainer):
+        if type(callback).__module__.startswith("ldmi_lightning."):  # what belongs to the user stays as it is
+            _pass_over(callback, Callback, TRAINING_HOOKS + VALIDATION_HOOKS)
+    _pass_over(module, pl.LightningModule, TRAINING_HOOKS)  # Lightning reads the signature of the others
+    for step in (type(module).training_step, type(module).validation_step):
+        # Lightning takes the signature in each step; one that is written down is quickly read.
+        vars(step)["__signature__"] = inspect.signature(step)
+    # Who has overridden a hook on the batch's way to the device is looked for three times a step, and never changes.
+    selector = trainer._data_connector._datahook_selector
+    if selector is not None:
+        selector.get_instance = cache(selector.get_instance)  # type: ignore[method-assign]
+
+
+def _pass_over(owner: object, base: type, hooks: tuple[str, ...]) -> None:
+    """Put None where a hook is the base's: Lightning passes over what cannot be called."""
+    for name in hooks:
+        if name not in vars(owner) and getattr(type(owner), name) is getattr(base, name):
+            vars(owner)[name] = None
