@@ -1,13 +1,12 @@
 """What Lightning does in each step for nobody, and how a step is spared it.
 
 Lightning calls some twenty-five hooks in each training step. Most do nothing, and each still passes a profiler that
-measures nothing and a search for who has overridden it. On small nets that is a third of what Lightning costs
-(``benchmarks/overhead.py``). Nothing here changes what a hook of the user's does, or when.
+measures nothing; ``benchmarks/overhead.py`` measures what a step of a small net then costs. Nothing here changes what a hook
+of the user's does, or when.
 """
 
 import inspect
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
 from typing import Any
 
 import pytorch_lightning as pl
@@ -46,10 +45,6 @@ def spare_steps(trainer: pl.Trainer, module: pl.LightningModule) -> None:
     for step in (type(module).training_step, type(module).validation_step):
         # Lightning takes the signature in each step; one that is written down is quickly read.
         vars(step)["__signature__"] = inspect.signature(step)
-    # Who has overridden a hook on the batch's way to the device is looked for three times a step, and never changes.
-    selector = trainer._data_connector._datahook_selector
-    if selector is not None:
-        selector.get_instance = cache(selector.get_instance)  # type: ignore[method-assign]
 
 
 def _pass_over(owner: object, base: type, hooks: tuple[str, ...]) -> None:
