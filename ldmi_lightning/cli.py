@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 import ldmi_lightning.models  # noqa: F401  (short class names need the module imported)
 from ldmi_lightning import benchmark_command, noise_command, pictures, results
 from ldmi_lightning.callbacks import JointMatrixLogger, StageCheckpoint, StageKeeper, StageProgressBar, WandbRecord
+from ldmi_lightning.callbacks.stage_checkpoint import NO_CHECKPOINT
 from ldmi_lightning.checkpoints import read_checkpoint
 from ldmi_lightning.datamodules import NoisyDataModule
 from ldmi_lightning.errors import UserError
@@ -43,7 +45,7 @@ from ldmi_lightning.parsing import (
     one_line,
 )
 from ldmi_lightning.ranks import gather_over_ranks, leave
-from ldmi_lightning.run_folder import claim, is_run_folder, make_run_folder
+from ldmi_lightning.run_folder import LAST, claim, is_run_folder, make_run_folder
 from ldmi_lightning.stage_cache import StageCache, keys_of
 from ldmi_lightning.trainer_rules import callbacks_of, check_strategy, is_fast_dev_run
 
@@ -165,7 +167,9 @@ class LDMICLI(LightningCLI):
                 "random weights."
             )
         if ckpt_path is not None:
-            read_checkpoint(ckpt_path)
+            checkpoint = read_checkpoint(ckpt_path)
+            if self.subcommand == "fit":
+                refuse_earlier(Path(ckpt_path), checkpoint)
         if self.subcommand == "predict":
             self._output().mkdir(parents=True, exist_ok=True)
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
@@ -194,7 +198,7 @@ class LDMICLI(LightningCLI):
             noise.class_path.rsplit(".", 1)[-1].removesuffix("Noise") if isinstance(noise, Namespace) else "No",
         )
         self.made_folder = True
-        (self.folder / CONFIG_NAME).write_text(self._saved_config())
+        KeepConfig(self.folder, self._saved_config()).write()
 
     def _saved_config(self) -> str:
         """Return the configuration that repeats the run."""
@@ -221,6 +225,8 @@ class LDMICLI(LightningCLI):
         checkpoints = config.get("enable_checkpointing") is not False
         if self.subcommand == "fit" and not config.get("fast_dev_run") and checkpoints:
             callbacks.append(StageCheckpoint(self.folder))
+        if self.subcommand == "fit" and self.folder is not None:
+            callbacks.append(KeepConfig(self.folder, self._saved_config()))
         if self.subcommand == "fit" and config.get("logger") is not False:
             given_matrix = any(isinstance(each, JointMatrixLogger) for each in callbacks)
             callbacks += [] if given_matrix else [JointMatrixLogger()]
@@ -294,7 +300,7 @@ class LDMICLI(LightningCLI):
         self.complete = module.progress.over and module.next_stage is None
         if not self.complete:
             if self.folder is not None and not is_run_folder(self.folder):
-                say("The run has stopped before the end of its first epoch: there is no checkpoint to go on from.")
+                say(NO_CHECKPOINT)
             return
         stages = results.test_stages(trainer, module, self.datamodule, checkpoint)
         if not trainer.is_global_zero:
@@ -349,6 +355,24 @@ class LDMICLI(LightningCLI):
         say(f"{len(probs)} predictions: {output / 'predictions.csv'}, {output / 'probabilities.npy'}")
 
 
+class KeepConfig(Callback):
+    """Keeps the configuration in the run's folder; after a resume that was accepted, the one it was resumed with."""
+
+    def __init__(self, folder: Path, text: str) -> None:
+        self.folder, self.text = folder, text
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write it: a checkpoint of another run has been refused by now."""
+        if trainer.is_global_zero:
+            self.write()
+
+    def write(self) -> None:
+        """Write it so that it is never seen half-written."""
+        unfinished = self.folder / f"{CONFIG_NAME}.tmp"
+        unfinished.write_text(self.text)
+        unfinished.replace(self.folder / CONFIG_NAME)
+
+
 class FitConfig(LDMICLI):
     """Parses the options of ``ldmi fit`` into the whole configuration, defaults included, and carries nothing out."""
 
@@ -373,6 +397,22 @@ class FitConfig(LDMICLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run nothing."""
+
+
+def refuse_earlier(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Refuse to go on in a run's folder from before its last epoch, which would overwrite the later ones."""
+    last = path.parent / LAST
+    if path.name == LAST or not last.is_file():
+        return
+    try:
+        reached = read_checkpoint(last)["epoch"]
+    except UserError:
+        return  # damaged: then an earlier one is the way on
+    if checkpoint["epoch"] < reached:
+        raise UserError(
+            f"{path} ends with epoch {checkpoint['epoch'] + 1}, but its run has come to epoch {reached + 1}, and going on would "
+            f"overwrite what came later. Go on with --ckpt_path {last}, or begin a run of its own with --model.warm_start {path}."
+        )
 
 
 def number_of_classes(data: pl.LightningDataModule) -> int:

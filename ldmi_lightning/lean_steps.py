@@ -35,7 +35,8 @@ class NoProfiler(PassThroughProfiler):
 
 
 def spare_steps(trainer: pl.Trainer, module: pl.LightningModule) -> None:
-    """Take the empty hooks and the idle profiler out of the steps that follow."""
+    """Take the empty hooks and the idle profiler out of the steps that follow, until :func:`restore_steps`."""
+    restore_steps(trainer, module)  # a fit that an exception has ended leaves them out
     if type(vars(trainer)["profiler"]) is PassThroughProfiler:  # which Lightning sets, but does not declare
         vars(trainer)["profiler"] = NoProfiler()
     for callback in callbacks_of(trainer):
@@ -45,6 +46,14 @@ def spare_steps(trainer: pl.Trainer, module: pl.LightningModule) -> None:
     for step in (type(module).training_step, type(module).validation_step):
         # Lightning takes the signature in each step; one that is written down is quickly read.
         vars(step)["__signature__"] = inspect.signature(step)
+
+
+def restore_steps(trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    """Put the empty hooks back, for who calls one by hand or gives a class a hook between two fits."""
+    for owner in (module, *callbacks_of(trainer)):
+        for name in TRAINING_HOOKS + VALIDATION_HOOKS:
+            if vars(owner).get(name, owner) is None:
+                del vars(owner)[name]
 
 
 def _pass_over(owner: object, base: type, hooks: tuple[str, ...]) -> None:

@@ -20,7 +20,7 @@ from ldmi_lightning import checkpoints, cpu_speed, resume
 from ldmi_lightning.batch import Batch, as_batch, check_labels
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.joint import dmi_normalised, log_dmi
-from ldmi_lightning.lean_steps import spare_steps
+from ldmi_lightning.lean_steps import restore_steps, spare_steps
 from ldmi_lightning.losses import Loss
 from ldmi_lightning.metrics import JointMatrix
 from ldmi_lightning.predictions import labelled_data, predict_split, stage_data
@@ -363,7 +363,7 @@ class LDMIModule(pl.LightningModule):
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
         """Drop the gradients, as PyTorch does, but without its profiler's entry: a tenth of a millisecond a step."""
-        if type(optimizer).zero_grad is not torch.optim.Optimizer.zero_grad:
+        if getattr(optimizer.zero_grad, "__func__", None) is not torch.optim.Optimizer.zero_grad:
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
             return
         for group in optimizer.param_groups:
@@ -438,6 +438,7 @@ class LDMIModule(pl.LightningModule):
         if self.progress.best_epoch is None:
             self.print(f"The model holds the last weights of {self.progress.stage}, which never saw a validation.")
         self._restore_best_weights()
+        restore_steps(self.trainer, self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Put the stages' progress, and what the run is, into the checkpoint."""

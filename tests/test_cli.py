@@ -193,6 +193,26 @@ def test_resuming_goes_on_in_the_same_folder_to_the_same_end(folder: Path) -> No
     assert results(stopped)["stages"] == results(folder)["stages"]
 
 
+def test_an_earlier_checkpoint_overwrites_no_later_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != ".lock"}
+    line = error(capsys, "fit", "--ckpt_path", str(folder / "warmup-last.ckpt"))
+    assert "ends with epoch 2, but its run has come to epoch 4" in line
+    assert f"--ckpt_path {folder / 'last.ckpt'}" in line
+    assert all((folder / name).read_bytes() == content for name, content in before.items())
+
+
+def test_a_resumed_run_keeps_the_configuration_that_it_was_resumed_with(folder: Path) -> None:
+    stopped = Path("stopped")
+    stopped.mkdir()
+    (stopped / "config.yaml").write_bytes((folder / "config.yaml").read_bytes())
+    (stopped / "last.ckpt").write_bytes((folder / "warmup-last.ckpt").read_bytes())
+    last = ["fit", "--ckpt_path", "stopped/last.ckpt"]
+    assert main([*last, "--model.robust.epochs", "3"]) == 0
+    assert main([*last, "--model.warmup.epochs", "5"]) == 2, "refused, and so not kept"
+    assert main(last) == 0, "the run is over, as it was resumed"
+    assert results(stopped)["stages"]["robust"]["epochs"] == 3
+
+
 @pytest.mark.parametrize(
     ("logger", "pattern"),
     [

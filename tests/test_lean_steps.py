@@ -68,11 +68,30 @@ def test_a_hook_that_was_put_on_an_object_stays(make_trainer: MakeTrainer) -> No
     assert len(calls) == STEPS
 
 
-def test_empty_hooks_of_the_packages_own_are_passed_over(make_trainer: MakeTrainer) -> None:
-    ours, callback = module(), WandbRecord()
-    make_trainer(callbacks=[callback]).fit(ours, digits())
-    assert {name for name in TRAINING_HOOKS if getattr(ours, name) is None} == set(TRAINING_HOOKS)
-    assert {name for name in TRAINING_HOOKS if getattr(callback, name) is None} == set(TRAINING_HOOKS)
+def test_empty_hooks_of_the_packages_own_are_passed_over_and_put_back(make_trainer: MakeTrainer) -> None:
+    class Look(pl.Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            self.empty = [{name for name in TRAINING_HOOKS if getattr(each, name) is None} for each in (ours, callback)]
+
+    ours, callback, look = module(), WandbRecord(), Look()
+    make_trainer(callbacks=[callback, look]).fit(ours, digits())
+    assert look.empty == [set(TRAINING_HOOKS)] * 2
+    assert all(callable(getattr(each, name)) for each in (ours, callback) for name in TRAINING_HOOKS + VALIDATION_HOOKS)
+
+
+def test_a_hook_that_a_class_gets_between_two_fits_is_called(
+    make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Stop(pl.Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            raise RuntimeError
+
+    ours, calls = module(), []
+    with pytest.raises(RuntimeError):
+        make_trainer(callbacks=[Stop()]).fit(ours, digits())
+    monkeypatch.setattr(LDMIModule, "on_after_backward", lambda _: calls.append(1))
+    make_trainer().fit(ours, digits())
+    assert len(calls) == STEPS
 
 
 @pytest.mark.parametrize(
@@ -107,6 +126,15 @@ def test_gradients_are_dropped_as_the_optimizer_says(make_trainer: MakeTrainer) 
             type(self).dropped += 1
             super().zero_grad(set_to_none)
 
+    def wrapped(parameters: Any, lr: float) -> torch.optim.Optimizer:
+        optimizer = torch.optim.SGD(parameters, lr)
+        inner = optimizer.zero_grad
+        optimizer.zero_grad = lambda: (dropped.append(1), inner())  # type: ignore[method-assign]
+        return optimizer
+
+    dropped: list[int] = []
+    make_trainer().fit(module(optimizer=wrapped), digits())
+    assert len(dropped) >= STEPS
     own, plain = module(optimizer=Scaled), module()
     make_trainer().fit(own, digits())
     make_trainer().fit(plain, digits())

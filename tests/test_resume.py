@@ -327,3 +327,11 @@ def test_the_epochs_of_a_finished_stage_may_not_change(make_trainer: MakeTrainer
     warmup.epochs = 5
     with pytest.raises(UserError, match=r"model\.warmup\.epochs is 5, but was 3"):
         make_trainer().fit(ldmi(warmup, robust), digits(), ckpt_path=folder / "last.ckpt")
+
+
+def test_a_run_that_is_stopped_in_its_first_epoch_says_that_nothing_is_kept(
+    make_trainer: MakeTrainer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Stopped):
+        make_trainer(callbacks=[StopAt(0)]).fit(ldmi(*three_and_three()), digits())
+    assert capsys.readouterr().out.count("there is no checkpoint to go on from") == 1

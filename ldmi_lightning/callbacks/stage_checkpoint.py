@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from ldmi_lightning.module import LDMIModule
 
 
+NO_CHECKPOINT = (
+    "The run has stopped before the end of its first epoch: there is no checkpoint to go on from. Begin it anew."
+)
+
+
 class StageCheckpoint(Checkpoint):
     """Keep ``<stage>-best.ckpt`` and ``<stage>-last.ckpt`` of each stage, and ``last.ckpt``, the newest, to resume from.
 
@@ -95,8 +100,11 @@ class StageCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Say where an interrupted run can be taken up again; one that was refused says so itself."""
-        if not isinstance(exception, UserError):
-            self._say_how_to_resume(pl_module)
+        if isinstance(exception, UserError):
+            return
+        self._say_how_to_resume(pl_module)
+        if self.save and self.folder is not None and not is_run_folder(self.folder):
+            pl_module.print(NO_CHECKPOINT)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Say the same where ``max_time`` has ended the run."""
