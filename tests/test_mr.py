@@ -314,7 +314,8 @@ def test_run_goes_on_with_the_same_words_and_with_no_others(
     written: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = fit(written, *SMALL)
-    again = ["fit", "--config", str(folder / "config.yaml"), "--ckpt_path", str(folder / "warmup-last.ckpt")]
+    (folder / "last.ckpt").write_bytes((folder / "warmup-last.ckpt").read_bytes())  # as if stopped at the switch
+    again = ["fit", "--config", str(folder / "config.yaml"), "--ckpt_path", str(folder / "last.ckpt")]
     swapped = {split: ([f"{text} extra" for text in texts], labels) for split, (texts, labels) in reviews().items()}
     assert main([*again, "--data.root", str(write(tmp_path / "swapped", swapped))]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
