@@ -99,10 +99,10 @@ class StageCache:
                     )
             if (run_folder / ROWS).exists():
                 shutil.copyfile(run_folder / ROWS, unfinished / ROWS)
-            if not entry.is_dir():
-                unfinished.rename(entry)
-        except FileExistsError:
-            pass  # another run was quicker, by less than the line above
+            unfinished.rename(entry)
+        except OSError:
+            if not entry.is_dir():  # it is where another run was quicker
+                raise
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
 
