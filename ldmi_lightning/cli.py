@@ -27,6 +27,7 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 import ldmi_lightning.models  # noqa: F401  (short class names need the module imported)
 from ldmi_lightning import benchmark_command, noise_command, pictures, results
+from ldmi_lightning.benchmarking.tables import write
 from ldmi_lightning.callbacks import JointMatrixLogger, StageCheckpoint, StageKeeper, StageProgressBar, WandbRecord
 from ldmi_lightning.callbacks.stage_checkpoint import NO_CHECKPOINT
 from ldmi_lightning.checkpoints import read_checkpoint
@@ -173,8 +174,9 @@ class LDMICLI(LightningCLI):
         if self.subcommand == "predict":
             self._output().mkdir(parents=True, exist_ok=True)
         if self.subcommand == "fit" and not config.trainer.fast_dev_run:
+            self.saved_config = self._saved_config()  # before the logger is bound to this run's folder
+            self.plain_config = yaml.safe_load(self.saved_config)
             self._choose_folder()
-            self.plain_config = yaml.safe_load(self._saved_config())
             if is_rank_zero():
                 assert self.folder is not None
                 self.held.enter_context(claim(self.folder))
@@ -198,7 +200,7 @@ class LDMICLI(LightningCLI):
             noise.class_path.rsplit(".", 1)[-1].removesuffix("Noise") if isinstance(noise, Namespace) else "No",
         )
         self.made_folder = True
-        KeepConfig(self.folder, self._saved_config()).write()
+        write(self.folder / CONFIG_NAME, self.saved_config.encode())
 
     def _saved_config(self) -> str:
         """Return the configuration that repeats the run."""
@@ -225,8 +227,8 @@ class LDMICLI(LightningCLI):
         checkpoints = config.get("enable_checkpointing") is not False
         if self.subcommand == "fit" and not config.get("fast_dev_run") and checkpoints:
             callbacks.append(StageCheckpoint(self.folder))
-        if self.subcommand == "fit" and self.folder is not None:
-            callbacks.append(KeepConfig(self.folder, self._saved_config()))
+        if self.folder is not None and not self.made_folder:
+            callbacks.append(KeepConfig(self.folder, self.saved_config))
         if self.subcommand == "fit" and config.get("logger") is not False:
             given_matrix = any(isinstance(each, JointMatrixLogger) for each in callbacks)
             callbacks += [] if given_matrix else [JointMatrixLogger()]
@@ -356,21 +358,14 @@ class LDMICLI(LightningCLI):
 
 
 class KeepConfig(Callback):
-    """Keeps the configuration in the run's folder; after a resume that was accepted, the one it was resumed with."""
+    """Keeps, in the folder of a run that goes on, the configuration that it goes on with."""
 
     def __init__(self, folder: Path, text: str) -> None:
         self.folder, self.text = folder, text
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write it: a checkpoint of another run has been refused by now."""
-        if trainer.is_global_zero:
-            self.write()
-
-    def write(self) -> None:
-        """Write it so that it is never seen half-written."""
-        unfinished = self.folder / f"{CONFIG_NAME}.tmp"
-        unfinished.write_text(self.text)
-        unfinished.replace(self.folder / CONFIG_NAME)
+        write(self.folder / CONFIG_NAME, self.text.encode())
 
 
 class FitConfig(LDMICLI):

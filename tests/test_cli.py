@@ -210,6 +210,10 @@ def test_a_resumed_run_keeps_the_configuration_that_it_was_resumed_with(folder: 
     assert main([*last, "--model.robust.epochs", "3"]) == 0
     assert main([*last, "--model.warmup.epochs", "5"]) == 2, "refused, and so not kept"
     assert main(last) == 0, "the run is over, as it was resumed"
+    for run in (folder, stopped):  # a run that repeats it logs into a folder of its own
+        logger = yaml.safe_load((run / "config.yaml").read_text())["trainer"]["logger"]
+        assert logger["class_path"] == "pytorch_lightning.loggers.CSVLogger"
+        assert run.name not in str(logger)
     assert results(stopped)["stages"]["robust"]["epochs"] == 3
 
 
