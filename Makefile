@@ -48,10 +48,10 @@ doctest: $(READY)  ## Run the examples in the docstrings, on the installed names
 structure: $(READY)  ## Check who imports whom, and what the wheel holds
 	$(BIN)/python -m pytest -q tests/test_structure.py
 
-kills: $(READY)  ## Kill a hundred runs at random moments, and resume them
+kills: $(READY)  ## Kill a hundred runs at random moments, on one rank and on two, and resume them
 	$(BIN)/python -m pytest -m kills $(ARGS)
 
-errors: $(READY)  ## Write docs/errors.md anew from the mistakes that its test makes
+errors: $(READY)  ## Write docs/errors.md from the mistakes that its test makes
 	@mkdir -p build && rm -f build/errors.tsv
 	-WRITE_ERRORS=$(CURDIR)/build/errors.tsv $(BIN)/python -m pytest -q tests/test_errors.py
 	$(BIN)/python tests/test_errors.py build/errors.tsv

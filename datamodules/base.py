@@ -1,7 +1,6 @@
 """NoisyDataModule: splits, noise, loaders, fingerprints and errors of all data sets."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 from weakref import WeakSet
 
@@ -15,6 +14,7 @@ from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import Noise, NoNoise, fingerprint, report
 from ldmi_lightning.seeding import base_seed, derived_seed
 
+from .fingerprints import SIZES, described, inputs_digest, split_digest
 from .loaders import IndexLoader, ResidentLoader, Split
 from .streamed import ImageFiles, StreamedLoader
 
@@ -75,6 +75,9 @@ class NoisyDataModule(pl.LightningDataModule):
         self.batch_size = batch_size
         self.root = root
         self.splits: dict[str, Split] = {}
+        self.views = 1
+        """How many augmented views of a sample the training batches hold."""
+        self._identity: dict[str, Any] | None = None
         self._report: dict[str, Any] | None = None
         self._streams: WeakSet[StreamedLoader] = WeakSet()
 
@@ -157,16 +160,25 @@ class NoisyDataModule(pl.LightningDataModule):
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the training and validation inputs; of images read from files, their names and sizes."""
-        digest = hashlib.sha256()
-        for name in ("train", "val"):
-            x = self.splits[name].x
-            if isinstance(x, ImageFiles):
-                for position in range(len(x)):
-                    digest.update(b"%s %d\n" % (x.paths[position], x.path(position).stat().st_size))
-            else:
-                digest.update(f"{x.dtype} {tuple(x.shape)}\n".encode())
-                digest.update(memoryview(x.cpu().contiguous().numpy()).cast("B"))
-        return digest.hexdigest()
+        return inputs_digest(self.splits)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must be the same when a run is resumed: batches, noise, inputs, split, transforms and class names.
+
+        Known after ``setup``. Of images read from files the names count, and the sizes of a thousand of them.
+        """
+        if self._identity is None:
+            noise = self.noise_report()
+            self._identity = {
+                "data.batch_size": self.batch_size,
+                **{f"data.noise ({key})": noise[key] for key in ("injector", "seed", "requested_rate", "sha256")},
+                "data.class_names": [str(name) for name in self.class_names],
+                "data (split, SHA-256)": split_digest(self.splits),
+                "data (inputs, SHA-256)": inputs_digest(self.splits, sizes=SIZES),
+                "data (training transform)": described(self.train_transform()),
+                "data (transform)": described(self.eval_transform()),
+            }
+        return self._identity
 
     def class_counts(self, split: str) -> Tensor:
         """Count the labels to learn from in a split, shape ``(C,)``."""
@@ -176,7 +188,7 @@ class NoisyDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> IndexLoader:
         """Return the training batches, shuffled by seed and epoch."""
-        return self._loader("train", self.train_transform(), shuffle_seed=base_seed())
+        return self._loader("train", self.train_transform(), shuffle_seed=base_seed(), views=lambda: self.views)
 
     def train_eval_dataloader(self, num_samples: int | None = None) -> IndexLoader:
         """Return the training set in index order without augmentation, or a seeded subset of ``num_samples``."""
@@ -212,7 +224,13 @@ class NoisyDataModule(pl.LightningDataModule):
         self.teardown("")
 
     def _loader(
-        self, name: str, transform: nn.Module, *, shuffle_seed: int | None = None, only: Tensor | None = None
+        self,
+        name: str,
+        transform: nn.Module,
+        *,
+        shuffle_seed: int | None = None,
+        only: Tensor | None = None,
+        views: Callable[[], int] = lambda: 1,
     ) -> IndexLoader:
         trainer = self.trainer
         device = trainer.strategy.root_device if trainer is not None else torch.device("cpu")
@@ -220,6 +238,7 @@ class NoisyDataModule(pl.LightningDataModule):
         place: dict[str, Any] = {
             "shuffle_seed": shuffle_seed,
             "only": only,
+            "views": views,
             "rank": trainer.global_rank if trainer is not None else 0,
             "world_size": trainer.world_size if trainer is not None else 1,
             "device": device,

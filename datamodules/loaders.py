@@ -5,7 +5,7 @@ k-th batch, all ranks see equally many batches, the order depends on seed and ep
 in an epoch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -67,6 +67,7 @@ class IndexLoader:
         transform: maps a batch of stored inputs, on the device, to the model's inputs.
         shuffle_seed: seed of the epochs' orders; ``None`` for index order, nothing dropped.
         only: positions to which the loader keeps; ``None`` for the whole split.
+        views: tells how many views of a sample the batches of the next epoch hold: 1, or 2, each transformed by itself.
         rank: this process.
         world_size: number of processes.
         device: where batches are made.
@@ -82,6 +83,7 @@ class IndexLoader:
         *,
         shuffle_seed: int | None = None,
         only: Tensor | None = None,
+        views: Callable[[], int] = lambda: 1,
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | None = None,
@@ -97,6 +99,7 @@ class IndexLoader:
         self.transform = transform.to(self.device)
         self.shuffle_seed = shuffle_seed
         self.only = only if only is not None else torch.arange(len(split))
+        self.views = views
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
 
@@ -112,6 +115,14 @@ class IndexLoader:
     def __len__(self) -> int:
         n, size = len(self.only), self.batch_size
         return max(1, n // size) if self.shuffle_seed is not None else -(-n // size)
+
+    def batch(self, x: Tensor, index: Tensor) -> Batch:
+        """Return the batch of stored inputs, on the device, and their positions there."""
+        y, y_clean = self.split.y.index_select(0, index), self.split.y_clean.index_select(0, index)
+        if self.views() == 1:
+            return Batch(self.transform(x), y, index, y_clean)
+        first = self.transform(x.clone())  # the transform may change its inputs
+        return Batch(first, y, index, y_clean, second_view=self.transform(x))
 
     def batches(self) -> Iterator[Tensor]:
         """Yield this process's part of each batch of the epoch: positions in the split, on the CPU."""
@@ -135,9 +146,4 @@ class ResidentLoader(IndexLoader):
         batches = list(self.batches())
         # One copy to the device for the whole epoch: each copy makes the host wait.
         for index in torch.cat(batches).to(self.device).split([len(batch) for batch in batches]):
-            yield Batch(
-                self.transform(self.split.x.index_select(0, index)),
-                self.split.y.index_select(0, index),
-                index,
-                self.split.y_clean.index_select(0, index),
-            )
+            yield self.batch(self.split.x.index_select(0, index), index)

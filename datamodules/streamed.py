@@ -3,7 +3,6 @@
 import hashlib
 import io
 import os
-import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torchvision.transforms.v2 import functional as F
 
+from ldmi_lightning import files
 from ldmi_lightning.batch import Batch
 from ldmi_lightning.errors import UserError
 
@@ -103,7 +102,8 @@ class ImageFiles:
         encoded = io.BytesIO()
         Image.fromarray(self._resized(path).permute(1, 2, 0).numpy()).save(encoded, "jpeg", quality=CACHE_QUALITY)
         try:
-            _write_at_once(kept, encoded.getvalue())
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            files.write(kept, encoded.getvalue())
         except OSError as error:
             raise UserError(
                 f"--data.cache {cache} cannot keep another image ({error.strerror}). Make room, choose another folder, or "
@@ -132,18 +132,6 @@ def read_image(file: Path | io.BytesIO, size: int) -> Tensor:
             reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableImage(f"{file} cannot be read ({reason})") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-def _write_at_once(path: Path, data: bytes) -> None:
-    """Write a file so that nobody ever sees a part of it, however many write it at the same time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{uuid.uuid4().hex}")
-    try:
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
 
 
 class _Read(NamedTuple):
@@ -179,7 +167,7 @@ class _Batches(Dataset[_Read | UserError]):
             except UnreadableImage as error:
                 if not self.files.skip_broken:
                     raise UserError(
-                        f"{error}. Mend or replace it, or leave such images out with --data.skip_broken true."
+                        f"{error}. Repair or replace it, or leave such images out with --data.skip_broken true."
                     ) from error
                 broken.append((position, str(error)))
         if get_worker_info() is not None:
@@ -213,42 +201,44 @@ class StreamedLoader(IndexLoader):
     def __init__(self, split: Split, *args: Any, num_workers: int = 0, **kwargs: Any) -> None:
         super().__init__(split, *args, **kwargs)
         self.files: ImageFiles = split.x
+        self.num_workers = num_workers
         self._asked: list[Tensor] = []
-        self._reader: DataLoader[_Read | UserError] = DataLoader(
-            _Batches(self.files),
-            batch_size=None,
-            sampler=self._asked,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # for the workers' seeds, which would be drawn from the global one
-        )
+        self._reader: DataLoader[_Read | UserError] | None = None
+        self._reads: Iterator[_Read | UserError] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         self._asked[:] = self.batches()
-        for read in self._reader:
+        if self._reader is None:
+            self._reader = self._make_reader()
+        self._reads = iter(self._reader)
+        # Only `self` may hold the iterator, so that close() ends the workers: a `for` over it would, too, until its end.
+        while self._reads is not None and (read := next(self._reads, None)) is not None:
             if isinstance(read, UserError):
                 raise read
             self._report(read.broken)
             if self.shuffle_seed is not None and not len(read.positions):
                 raise UserError(f"No image of a training batch can be read: {read.broken[0][1]}. Look at --data.root.")
             index = torch.tensor(read.positions, dtype=torch.int64, device=self.device)
-            images = read.images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
-            yield Batch(
-                self.transform(images),
-                self.split.y.index_select(0, index),
-                index,
-                self.split.y_clean.index_select(0, index),
-            )
+            yield self.batch(read.images.to(self.device, non_blocking=True).permute(0, 3, 1, 2).contiguous(), index)
+
+    def _make_reader(self) -> DataLoader[_Read | UserError]:
+        return DataLoader(
+            _Batches(self.files),
+            batch_size=None,
+            sampler=self._asked,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # for the workers' seeds, which would be drawn from the global one
+        )
 
     def close(self) -> None:
-        """End the worker processes; another epoch would start new ones.
+        """End the worker processes, also in mid-epoch, which then ends; another epoch starts new ones.
 
-        Where the garbage collector finds them in a cycle of references, such as a Trainer's, it waits five seconds for each.
+        They end with the last reference to what reads from them. Where the garbage collector finds it in a cycle, such as a
+        Trainer's, it waits five seconds for each.
         """
-        iterator, self._reader._iterator = self._reader._iterator, None
-        if isinstance(iterator, _MultiProcessingDataLoaderIter):
-            iterator._shutdown_workers()
+        self._reads = self._reader = None
 
     def _report(self, broken: list[tuple[int, str]]) -> None:
         for position, fault in broken:

@@ -1,11 +1,35 @@
 """Train classifiers on labels that cannot be trusted: L_DMI and its rivals on PyTorch Lightning."""
 
+import importlib
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from ldmi_lightning.batch import Batch
-from ldmi_lightning.module import LDMIModule
-from ldmi_lightning.stages import Stage
+if TYPE_CHECKING:
+    from ldmi_lightning.batch import Batch
+    from ldmi_lightning.method import Method
+    from ldmi_lightning.training.module import LDMIModule
+    from ldmi_lightning.training.stages import Stage
 
 __version__ = version("ldmi_lightning")
 
-__all__ = ["Batch", "LDMIModule", "Stage", "__version__"]
+__all__ = ["Batch", "LDMIModule", "Method", "Stage", "__version__"]
+
+_PLACES = {
+    "Batch": "ldmi_lightning.batch",
+    "LDMIModule": "ldmi_lightning.training.module",
+    "Method": "ldmi_lightning.method",
+    "Stage": "ldmi_lightning.training.stages",
+}
+"""Where each public name lies: imported when it is asked for, since PyTorch takes seconds."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = getattr(importlib.import_module(_PLACES[name]), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

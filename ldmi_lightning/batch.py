@@ -17,12 +17,20 @@ class Batch(NamedTuple):
         y: labels to learn from, shape ``(B,)``, int64; noisy in training and validation, clean in every test set.
         index: position of each sample in its split, shape ``(B,)``, int64; -1 where it is unknown.
         y_clean: true labels, shape ``(B,)``, int64; -1 where they are unknown. For diagnostics only.
+        second_view: inputs augmented once more, shape ``(B, ...)``, where a method asks for two views; else ``None``.
+        votes: labels of ``A`` annotators, shape ``(B, A)``, int64, -1 where one gave none; ``None`` where ``y`` is all.
+        weights: weights of the samples; no loss takes them, so that anything but ``None`` is refused.
+
+    Fields are read by name: later ones may be added.
     """
 
     x: Tensor
     y: Tensor
     index: Tensor  # type: ignore[assignment]  # tuple.index is not needed here
     y_clean: Tensor
+    second_view: Tensor | None = None
+    votes: Tensor | None = None
+    weights: Tensor | None = None
 
 
 @runtime_checkable
@@ -32,6 +40,8 @@ class LabelledData(Protocol):
     num_classes: int
     class_names: Sequence[str]
     batch_size: int
+    views: int
+    """How many augmented views of a sample the training batches hold; the module sets it for each stage."""
 
     def train_eval_dataloader(self, num_samples: int | None = None) -> Iterable[Batch]:
         """Return the training set (or a seeded subset) in index order, without augmentation."""
@@ -42,6 +52,9 @@ class LabelledData(Protocol):
     def noise_report(self) -> dict[str, Any]:
         """Describe the injected noise: injector, seed, rates, realised matrix, SHA-256."""
 
+    def identity(self) -> dict[str, Any]:
+        """Return what must be the same when a run is resumed, as plain values under the names of the options."""
+
 
 def as_batch(batch: Any) -> Batch:
     """Take a :class:`Batch`, or someone else's plain ``(x, y)``.
@@ -50,6 +63,11 @@ def as_batch(batch: Any) -> Batch:
     [-1, -1]
     """
     if isinstance(batch, Batch):
+        if batch.weights is not None:
+            raise UserError(
+                "A batch has weights of its samples, but no loss takes them: leave Batch.weights out, or draw samples as often "
+                "as they weigh."
+            )
         return batch
     if isinstance(batch, list | tuple) and len(batch) == 2 and isinstance(batch[1], Tensor):
         x, y = batch

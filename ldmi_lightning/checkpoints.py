@@ -1,4 +1,4 @@
-"""Checkpoint files: reading one safely, and telling whether it belongs to the run that wants to go on from it."""
+"""Checkpoint files: reading one safely, and telling whether it belongs to the run that is to be resumed."""
 
 import pickle
 import zipfile
@@ -15,7 +15,7 @@ KEY = "ldmi_lightning"
 """Where a checkpoint holds what is LDMIModule's own: ``progress`` and ``identity``."""
 
 TO_RESUME = ("epoch", "global_step", "loops", "callbacks", "optimizer_states", "lr_schedulers")
-"""What a checkpoint must hold beside the weights for a run to go on from it."""
+"""What a checkpoint must hold beside the weights for a run to be resumed."""
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -33,6 +33,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
+def refuse_damaged(path: str | Path) -> None:
+    """Refuse a file that Lightning is about to read, if it is damaged or could run code.
+
+    A checkpoint that is intact, but none of LDMIModule's, is left to who resumes it.
+    """
+    loaded, fault = _load(Path(path))
+    if not fault and isinstance(loaded, dict) and KEY in loaded:
+        fault = _fault_in(loaded)
+    if fault:
+        raise UserError(f"{path} cannot be used: {fault}. {_advice(Path(path))}")
+
+
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], float | None]:
     """Read a backbone's weights without running code from the file.
 
@@ -40,8 +52,8 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], float | None]:
         path: one of LDMIModule's checkpoints, or what ``torch.save(backbone.state_dict(), path)`` has written.
 
     Returns:
-        The weights, under the backbone's own names; and the learning rate at which the checkpoint's warm-up ended, ``None``
-        for a plain state dict.
+        The weights, under the backbone's own names; and the learning rate at which the checkpoint's first stage ended,
+        ``None`` for a plain state dict.
 
     Raises:
         UserError: the file is missing, damaged or holds no weights.
@@ -58,10 +70,10 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], float | None]:
     if KEY not in loaded:
         return loaded, None
     progress = loaded[KEY]["progress"]
-    ended = progress if progress["stage"] == "warmup" else progress["finished"].get("warmup", {})
+    first = next(iter([*progress["finished"].values(), progress]))
     prefix = "backbone."
     weights = {name.removeprefix(prefix): v for name, v in loaded["state_dict"].items() if name.startswith(prefix)}
-    return weights, ended.get("lr")
+    return weights, first.get("lr")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], str]:
@@ -69,16 +81,22 @@ def _read(path: Path) -> tuple[dict[str, Any], str]:
     checkpoint, fault = _load(path)
     if fault:
         return {}, fault
+    fault = _fault_in(checkpoint)
+    return ({}, fault) if fault else (checkpoint, "")
+
+
+def _fault_in(checkpoint: Any) -> str:
+    """Return what keeps the content of a file from being one of LDMIModule's checkpoints; empty if nothing does."""
     own = checkpoint.get(KEY) if isinstance(checkpoint, dict) else None
     if not isinstance(own, dict) or not {"progress", "identity"} <= own.keys():
-        return {}, "it is none of LDMIModule's checkpoints"
+        return "it is none of LDMIModule's checkpoints"
     if not isinstance(checkpoint.get("state_dict"), dict):
-        return {}, "it holds no weights"
+        return "it holds no weights"
     for part in ("state_dict", "optimizer_states", KEY):
         for name, value in _tensors(checkpoint.get(part), part):
             if value.is_floating_point() and (value.isnan() | value.isposinf()).any():  # a mask may hold -inf
-                return {}, f"{name} is not finite"
-    return checkpoint, ""
+                return f"{name} is not finite"
+    return ""
 
 
 def _load(path: Path) -> tuple[Any, str]:

@@ -6,11 +6,13 @@ With softmax outputs :math:`p_i` and noisy labels :math:`\tilde y_i`,
           \mathcal{L}_\mathrm{DMI} = -\log |\det U|
 
 (Xu, Cao, Kong, Wang: L_DMI, NeurIPS 2019, section 4). Rows are noisy labels, columns are predictions. All of it is
-float64: the determinant of a hundred classes is far below what float32 can hold.
+float64: the determinant of a hundred classes is far below what float32 can hold. A device without float64 leaves it to the
+CPU (:func:`in_float64`).
 """
 
 import math
 import sys
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -26,6 +28,46 @@ classes learnt from batches of 64 with a memory at 1e-2.
 """
 
 
+@cache
+def _has_float64(device_type: str) -> bool:
+    # Asked of the device itself: Apple's MPS says no with a TypeError, also where nothing is computed.
+    try:
+        torch.zeros((), dtype=torch.float64, device=device_type)
+    except TypeError:
+        return False
+    return True
+
+
+def float64_device(device: torch.device) -> torch.device:
+    """Return where float64 belongs that goes with tensors on ``device``: there, or on the CPU if the device has none.
+
+    >>> float64_device(torch.device("cpu"))
+    device(type='cpu')
+    """
+    return device if device.type in ("cpu", "cuda") or _has_float64(device.type) else torch.device("cpu")
+
+
+def in_float64(tensor: Tensor) -> Tensor:
+    """Return a tensor in float64, on its own device where that has it, else on the CPU. Differentiable.
+
+    >>> in_float64(torch.tensor([0.5])).dtype
+    torch.float64
+    """
+    # Moved before it is converted: the device could not.
+    return tensor.to(float64_device(tensor.device)).to(torch.float64)
+
+
+def back_on(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return what was computed :func:`in_float64` on ``device``, in float64 where the device has it, else in float32.
+
+    >>> back_on(torch.tensor([0.5]).double(), torch.device("cpu")).dtype
+    torch.float64
+    """
+    if tensor.dtype == torch.float64 and float64_device(device) != device:
+        tensor = tensor.to(torch.float32)
+    return tensor.to(device)
+
+
 def joint_sum(probs: Tensor, y: Tensor) -> Tensor:
     """Return ``sum_i onehot(y_i) p_i^T``, which is N times the batch's joint distribution matrix.
 
@@ -34,14 +76,15 @@ def joint_sum(probs: Tensor, y: Tensor) -> Tensor:
         y: noisy labels in ``0..C-1``, shape ``(N,)``.
 
     Returns:
-        float64, shape ``(C, C)``; row = noisy label, column = prediction. Differentiable in ``probs``.
+        float64, shape ``(C, C)``; row = noisy label, column = prediction. Differentiable in ``probs``. It is where float64
+        is: on the device of ``probs``, or on the CPU.
 
     >>> joint_sum(torch.tensor([[0.75, 0.25], [0.5, 0.5]]), torch.tensor([0, 0])).tolist()
     [[1.25, 0.75], [0.0, 0.0]]
     """
-    probs = probs.double()
+    probs = in_float64(probs)
     zeros = torch.zeros(probs.shape[1], probs.shape[1], dtype=torch.float64, device=probs.device)
-    return zeros.index_add(0, y, probs)
+    return zeros.index_add(0, y.to(probs.device), probs)
 
 
 def joint_matrix(probs: Tensor, y: Tensor) -> Tensor:

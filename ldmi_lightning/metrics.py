@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from ldmi_lightning.joint import dmi_normalised, joint_sum
+from ldmi_lightning.joint import dmi_normalised, in_float64, joint_sum
 
 
 class JointMatrix(Metric):
     """The joint distribution matrix U of noisy labels (rows) and predictions (columns) over everything it was shown.
 
-    ``update(probs, y)`` takes softmax outputs ``(N, C)`` and labels ``(N,)``; ``compute()`` gives float64 ``(C, C)``.
+    ``update(probs, y)`` takes softmax outputs ``(N, C)`` and labels ``(N,)``; ``compute()`` gives float64 ``(C, C)``, on the CPU
+    where the device has no float64.
 
     >>> metric = JointMatrix(num_classes=2)
     >>> metric.update(torch.eye(2), torch.tensor([0, 1]))
@@ -24,21 +25,29 @@ class JointMatrix(Metric):
     [[0.5, 0.25], [0.0, 0.25]]
     """
 
-    full_state_update = False
+    # Its value for a batch alone is then made from the batch, and no state of another device or precision is added to it.
+    full_state_update = True
     total: Tensor
 
     def __init__(self, num_classes: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.num_classes = num_classes
-        self.add_state("total", torch.zeros(num_classes, num_classes, dtype=torch.float64), dist_reduce_fx="sum")
+        # Nothing in float32 until there is something to sum: a device without float64 would refuse to hold it.
+        self.add_state("total", torch.zeros(num_classes, num_classes), dist_reduce_fx="sum")
 
     def update(self, probs: Tensor, y: Tensor) -> None:
         """Add a batch of softmax outputs ``(N, C)`` and labels ``(N,)``."""
-        self.total = self.total + joint_sum(probs, y)
+        self.total = in_float64(self.total) + joint_sum(probs, y)
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Sum over the ranks, of which one may have had nothing to add; see torchmetrics for the arguments."""
+        self.total = in_float64(self.total)
+        super().sync(*args, **kwargs)
 
     def compute(self) -> Tensor:
         """Return U; NaN before the first update."""
-        return self.total / self.total.sum()
+        total = in_float64(self.total)
+        return total / total.sum()
 
 
 class NormalisedDMI(JointMatrix):

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ldmi_lightning import files
 from ldmi_lightning.joint import log_dmi
 
 NAMED_CLASSES = 20
@@ -78,7 +79,7 @@ def _heatmaps(
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG, making its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    files.write_with(path, lambda file: figure.savefig(file, format="png"))
 
 
 def pixels(figure: Figure) -> NDArray[np.uint8]:

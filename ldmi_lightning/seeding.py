@@ -4,6 +4,16 @@ import os
 
 import numpy as np
 
+NOT_SEEDED = (
+    "No seed_everything was called: order and dropout are those of seed 0, and torch.manual_seed changes the initial weights "
+    "alone. Call pytorch_lightning.seed_everything(SEED) for others."
+)
+
+
+def is_seeded() -> bool:
+    """Whether ``seed_everything`` was called."""
+    return "PL_GLOBAL_SEED" in os.environ
+
 
 def base_seed() -> int:
     """Return the seed that ``seed_everything`` was called with (Lightning keeps it in the environment), else 0.

@@ -1,4 +1,9 @@
-"""Noise transition matrices: T[i, j] = P(noisy label = j | clean label = i), known ones and estimates."""
+"""Noise transition matrices: T[i, j] = P(noisy label = j | clean label = i), known ones and estimates.
+
+Each estimate is float64 and contiguous when it is made: neither a state dict nor a buffer that is loaded keeps strides, and
+``probs @ T`` with other strides differs in the last digits. The estimate by likelihood is in
+:mod:`ldmi_lightning.likelihood`.
+"""
 
 import sys
 
@@ -8,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.joint import joint_sum
+from ldmi_lightning.joint import in_float64, joint_sum
 
 ROW_SUM_TOLERANCE = 1e-6
 
@@ -23,7 +28,7 @@ def check_transition_matrix(matrix: ArrayLike) -> NDArray[np.float64]:
     [[1.0, 0.0], [0.4, 0.6]]
     """
     try:
-        transition = np.array(matrix, dtype=np.float64)
+        transition = np.array(matrix, dtype=np.float64, order="C")
     except (TypeError, ValueError) as error:
         raise UserError(f"A transition matrix must be C rows of C numbers, but got {matrix!r}.") from error
     if transition.ndim != 2 or transition.shape[0] != transition.shape[1]:
@@ -128,7 +133,7 @@ def anchor_transition(probs: Tensor) -> Tensor:
     >>> anchor_transition(torch.tensor([[0.75, 0.25], [0.5, 0.5], [0.625, 0.375]])).tolist()
     [[0.75, 0.25], [0.5, 0.5]]
     """
-    anchors = probs.double()[probs.argmax(dim=0)]
+    anchors = in_float64(probs[probs.argmax(dim=0)])
     return anchors / anchors.sum(dim=1, keepdim=True)
 
 
@@ -138,7 +143,8 @@ def held_out_transition(probs: Tensor, y: Tensor) -> Tensor:
     It takes the predictions for the true labels, and so needs neither anchor points nor a dominant diagonal, but samples
     that the model was not trained on. A prediction is the most probable class: weighting by the outputs instead would
     mix the rows of classes that the model tells apart, but not with certainty. Only for a class that is never predicted
-    do the outputs count.
+    do the outputs count. Where classes are not told apart with certainty it is biased, which
+    :func:`ldmi_lightning.likelihood.fit_transition` is not.
 
     Args:
         probs: softmax outputs for held-out samples, shape ``(N, C)``.
@@ -154,7 +160,9 @@ def held_out_transition(probs: Tensor, y: Tensor) -> Tensor:
     predicted = torch.nn.functional.one_hot(probs.argmax(dim=1), probs.shape[1])
     counts, weighted = joint_sum(predicted, y).T, joint_sum(probs, y).T
     counts = torch.where(counts.sum(dim=1, keepdim=True) > 0, counts, weighted)
-    return counts / counts.sum(dim=1, keepdim=True)
+    # Outputs of exactly 0 weigh nothing: such a class has the shares of the labels.
+    counts = torch.where(counts.sum(dim=1, keepdim=True) > 0, counts, weighted.sum(dim=0))
+    return (counts / counts.sum(dim=1, keepdim=True)).contiguous()
 
 
 def log_joint(log_probs: Tensor, y: Tensor, transition: Tensor) -> Tensor:
@@ -173,7 +181,7 @@ def log_joint(log_probs: Tensor, y: Tensor, transition: Tensor) -> Tensor:
     >>> log_joint(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([1]), torch.tensor([[0.5, 0.5], [0.0, 1.0]]).double()).exp()
     tensor([[0.2500, 0.5000]])
     """
-    log_columns = transition.clamp(min=sys.float_info.min).log().to(log_probs.dtype).T
+    log_columns = transition.clamp(min=sys.float_info.min).log().to(log_probs.dtype).to(log_probs.device).T
     return log_probs + log_columns.index_select(0, y)
 
 
@@ -190,7 +198,7 @@ def posterior_sums(log_joints: Tensor, y: Tensor) -> Tensor:
     >>> posterior_sums(torch.tensor([[0.25, 0.5]]).log(), torch.tensor([1])).tolist()  # 1/3 and 2/3
     [[0.0, 0.33333...], [0.0, 0.66666...]]
     """
-    return joint_sum(log_joints.detach().double().softmax(dim=1), y).T
+    return joint_sum(in_float64(log_joints.detach()).softmax(dim=1), y).T.contiguous()
 
 
 def renewed_transition(transition: Tensor, sums: Tensor) -> Tensor:
@@ -206,7 +214,7 @@ def renewed_transition(transition: Tensor, sums: Tensor) -> Tensor:
     [[0.25, 0.75], [0.0, 1.0]]
     """
     mass = sums.sum(dim=1, keepdim=True)
-    return torch.where(mass > 0, sums / mass, transition)
+    return torch.where(mass > 0, sums / mass, transition).contiguous()
 
 
 def smoothed_transition(counts: Tensor, prior: float) -> Tensor:
@@ -219,8 +227,8 @@ def smoothed_transition(counts: Tensor, prior: float) -> Tensor:
     >>> smoothed_transition(torch.tensor([[2, 0], [0, 0]]), prior=1).tolist()
     [[0.75, 0.25], [0.5, 0.5]]
     """
-    added = counts.double() + prior
-    return added / added.sum(dim=1, keepdim=True)
+    added = in_float64(counts) + prior
+    return (added / added.sum(dim=1, keepdim=True)).contiguous()
 
 
 def noisy_probabilities(probs: Tensor, transition: Tensor) -> Tensor:
@@ -230,4 +238,5 @@ def noisy_probabilities(probs: Tensor, transition: Tensor) -> Tensor:
     tensor([[0.2500, 0.7500]])
     """
     with torch.autocast(probs.device.type, enabled=False):
-        return probs @ transition.to(probs)
+        # Converted before it is moved: the device may have no float64.
+        return probs @ transition.to(probs.dtype).to(probs.device)

@@ -27,16 +27,17 @@ import torch
 import torch.distributed as dist
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning_fabric.utilities.rank_zero import rank_zero_only
+from own_methods import MovingTargets, Turns, TwoOfTwo
 from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 
-from ldmi_lightning import LDMIModule, Stage
-from ldmi_lightning.cli import main
+from ldmi_lightning import LDMIModule, Method, Stage
+from ldmi_lightning.commands.cli import main
 from ldmi_lightning.datamodules import DigitsDataModule
 from ldmi_lightning.datamodules.base import Examples
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.losses import CELoss, DMILoss, ForwardLoss, GCELoss, LCCNLoss, Loss, Predictions
+from ldmi_lightning.losses import CELoss, DMILoss, ForwardLoss, GCELoss, LCCNLoss, Predictions
 from ldmi_lightning.models import DigitsCNN
 from ldmi_lightning.noise import PairFlipNoise
 
@@ -57,6 +58,9 @@ class FewDigits(DigitsDataModule):
 
     def load(self) -> Mapping[str, Examples]:
         return {name: examples.take(slice(self.sizes[name])) for name, examples in super().load().items()}
+
+    def train_transform(self) -> nn.Module:
+        return nn.Sequential(super().train_transform(), Turns(self))
 
 
 class WatchedDMILoss(DMILoss):
@@ -194,7 +198,12 @@ class World:
             "memories": watch.memories,
             "given": [tuple(split) for loss in losses for split in getattr(loss, "given", ())],
             "seen": [step for loss in losses for step in getattr(loss, "seen", ())],
-            "state": {name: value.cpu() for name, value in losses[-1].state_dict().items()},
+            "state": {
+                name: value.cpu()
+                for part in (losses[-1], module.second_backbone)
+                if part is not None
+                for name, value in part.state_dict().items()
+            },
             "latent": losses[-1].counts().cpu() if isinstance(losses[-1], LCCNLoss) else None,
             "written": files.written,
             "printed": printed.getvalue().splitlines(),
@@ -208,10 +217,12 @@ class World:
         return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-RIVALS: dict[str, Callable[[], Loss]] = {
+RIVALS: dict[str, Callable[[], Method]] = {
     "GCE": GCELoss,
     "FW": partial(ForwardLoss, renew=True),
     "LCCN": WatchedLCCNLoss,
+    "moving targets": partial(MovingTargets, 10),
+    "two nets, two views": TwoOfTwo,
 }
 
 SAME_AS_ONE_PROCESS: dict[str, Callable[[World, str], dict[str, Any]]] = {
@@ -235,7 +246,7 @@ def interrupted(
     name: str,
     stop_in: int,
     net: Callable[[], nn.Module] = mlp,
-    loss: Callable[[], Loss] = watched_dmi,
+    loss: Callable[[], Method] = watched_dmi,
 ) -> dict[str, Any]:
     """Stop a run, keep its folder for another world, and resume it."""
     root = world.folder / f"{world.ranks} ranks" / name

@@ -25,13 +25,15 @@ from wandb.sdk.launch.sweeps import utils as sweep_utils
 from ldmi_lightning.benchmarking import machine, published
 from ldmi_lightning.benchmarking.cells import Cell, content_key
 from ldmi_lightning.benchmarking.figure import draw
-from ldmi_lightning.benchmarking.grid import expand, fill_in, groups, read_grid
+from ldmi_lightning.benchmarking.grid import ParseFit, expand, fill_in, groups, read_grid
 from ldmi_lightning.benchmarking.progress import Progress
 from ldmi_lightning.benchmarking.summary import Spread, is_dominant, summarise
-from ldmi_lightning.cli import FitConfig, main
+from ldmi_lightning.benchmarking.tables import comma_separated, markdown
+from ldmi_lightning.commands import main
+from ldmi_lightning.commands.configuration import parse_fit as parse
 
 REPO = Path(__file__).parents[1]
-LDMI = [sys.executable, "-m", "ldmi_lightning.cli"]
+LDMI = [sys.executable, "-m", "ldmi_lightning"]
 FLIPS = {9: 1, 2: 0, 4: 7, 3: 5}
 TINY: dict[str, Any] = {
     "data": {
@@ -53,8 +55,8 @@ def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def parse_fit() -> FitConfig:
-    return FitConfig()
+def parse_fit() -> ParseFit:
+    return parse
 
 
 def write_grid(path: str = "grid.yaml", **changes: Any) -> Path:
@@ -63,7 +65,7 @@ def write_grid(path: str = "grid.yaml", **changes: Any) -> Path:
     return Path(path)
 
 
-def cells_of(parse_fit: FitConfig, **changes: Any) -> list[Cell]:
+def cells_of(parse_fit: ParseFit, **changes: Any) -> list[Cell]:
     return expand(read_grid(write_grid(**changes)), parse_fit)
 
 
@@ -81,7 +83,7 @@ def made(config: dict[str, Any], methods: list[str], rates: list[float], seeds: 
 
 
 @pytest.fixture(scope="module")
-def config(parse_fit: FitConfig) -> dict[str, Any]:
+def config(parse_fit: ParseFit) -> dict[str, Any]:
     """The configuration of a run on digits."""
     return parse_fit(["fit", "--config", str(REPO / "configs/quickstart.yaml")])
 
@@ -118,7 +120,11 @@ def results_of(cell: Cell, accuracy: float) -> dict[str, Any]:
 
 
 def table_rows(path: Path) -> list[list[str]]:
-    lines = [line for line in path.read_text().splitlines() if line.startswith("| ")]
+    return table_rows_of(path.read_text())
+
+
+def table_rows_of(table: str) -> list[list[str]]:
+    lines = [line for line in table.splitlines() if line.startswith("| ")]
     return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
 
 
@@ -394,7 +400,7 @@ def test_an_agent_s_run_carries_out_its_cell_and_logs_to_wandb() -> None:
 # -- cells and their keys ---------------------------------------------------------------------------------------------
 
 
-def test_cells_come_in_the_order_in_which_they_share_warm_ups(parse_fit: FitConfig) -> None:
+def test_cells_come_in_the_order_in_which_they_share_warm_ups(parse_fit: ParseFit) -> None:
     cells = cells_of(parse_fit, rates=[0.3, 0.6], seeds=[1, 2])
     assert [(cell.seed, cell.rate, cell.method) for cell in cells[:5]] == [
         *((1, 0.3, "ce"), (1, 0.3, "dmi"), (1, 0.6, "ce"), (1, 0.6, "dmi"), (2, 0.3, "ce"))
@@ -408,14 +414,14 @@ def test_cells_come_in_the_order_in_which_they_share_warm_ups(parse_fit: FitConf
     assert len({cell.key for cell in cells}) == len({cell.name for cell in cells}) == 8
 
 
-def test_an_option_of_a_stage_that_a_method_lacks_is_left_out(parse_fit: FitConfig) -> None:
+def test_an_option_of_a_stage_that_a_method_lacks_is_left_out(parse_fit: ParseFit) -> None:
     methods = {name: str(REPO / f"configs/methods/{name}.yaml") for name in ("dmi", "dmi-refine")}
     without, refined = (cell.config["model"]["init_args"] for cell in cells_of(parse_fit, methods=methods))
     assert without["refine"] is None
     assert refined["refine"]["epochs"] == 2
 
 
-def test_data_may_keep_its_labels_and_noise_may_have_no_rate(parse_fit: FitConfig) -> None:
+def test_data_may_keep_its_labels_and_noise_may_have_no_rate(parse_fit: ParseFit) -> None:
     config = TINY["data"]["digits"]["config"]
     matrix = np.eye(10).tolist()
     own = {"class_path": "ldmi_lightning.noise.MatrixNoise", "init_args": {"matrix": matrix}}
@@ -430,7 +436,7 @@ def test_data_may_keep_its_labels_and_noise_may_have_no_rate(parse_fit: FitConfi
     assert cells[1].config["data"]["init_args"]["noise"]["init_args"]["matrix"] == matrix
 
 
-def test_the_key_holds_what_changes_a_result_and_nothing_else(parse_fit: FitConfig) -> None:
+def test_the_key_holds_what_changes_a_result_and_nothing_else(parse_fit: ParseFit) -> None:
     plain, same = (
         parse_fit(["fit", "--config", str(REPO / "configs/fashion_mnist.yaml"), *flags])
         for flags in (
@@ -455,7 +461,7 @@ def test_the_key_holds_what_changes_a_result_and_nothing_else(parse_fit: FitConf
         assert content_key(other) != content_key(plain), flag
 
 
-def test_a_configuration_that_was_edited_makes_another_cell(parse_fit: FitConfig, tmp_path: Path) -> None:
+def test_a_configuration_that_was_edited_makes_another_cell(parse_fit: ParseFit, tmp_path: Path) -> None:
     (cell, _) = cells_of(parse_fit)
     finish(cell, tmp_path, 0.9)
     assert cell.results(tmp_path) is not None
@@ -465,14 +471,14 @@ def test_a_configuration_that_was_edited_makes_another_cell(parse_fit: FitConfig
 
 
 @pytest.mark.parametrize("path", sorted((REPO / "configs/grids").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_shipped_grid_is_understood(path: Path, parse_fit: FitConfig) -> None:
+def test_every_shipped_grid_is_understood(path: Path, parse_fit: ParseFit) -> None:
     cells = expand(read_grid(path), parse_fit)
     assert cells
     for cell in cells:
         assert cell.config["data"]["init_args"]["noise"]["init_args"]["seed"] == cell.seed
         assert cell.config["trainer"]["logger"]["class_path"].endswith("CSVLogger")
         if path.stem != "quickstart":
-            assert published.find(cell.config) or path.stem == "mr"
+            assert published.find(cell.config) or path.stem in ("mr", "choice")
 
 
 # -- tables and figures -----------------------------------------------------------------------------------------------
@@ -495,7 +501,7 @@ def test_rows_give_mean_and_deviation_over_the_seeds_that_are_there(config: dict
     assert refined.figures["transition_error"] == Spread(0.125, 0.0)
 
 
-def test_a_table_of_written_results(parse_fit: FitConfig) -> None:
+def test_a_table_of_written_results(parse_fit: ParseFit) -> None:
     for cell in (cells := cells_of(parse_fit, seeds=[1, 2])):
         finish(cell, Path("out"), 0.9 + cell.seed / 100)
     assert main(["benchmark", "grid.yaml", "--output", "out"]) == 0
@@ -512,6 +518,8 @@ def test_a_table_of_written_results(parse_fit: FitConfig) -> None:
             "7, 7",
             "–",
             "–",
+            "–",
+            "–",
         ],
         [
             "0.6\\*",
@@ -523,6 +531,8 @@ def test_a_table_of_written_results(parse_fit: FitConfig) -> None:
             "80.50 ± 0.71",
             "val/acc",
             "7, 7",
+            "–",
+            "–",
             "–",
             "–",
         ],
@@ -538,6 +548,8 @@ def test_a_table_of_written_results(parse_fit: FitConfig) -> None:
             "7, 7",
             "–",
             "–",
+            "–",
+            "–",
         ],
     ]
     (_, _, last) = csv.DictReader(io.StringIO(Path("out/table.csv").read_text()))
@@ -547,6 +559,73 @@ def test_a_table_of_written_results(parse_fit: FitConfig) -> None:
     assert len(cells) == 4
 
 
+def choosing(cell: Cell, chosen: str) -> dict[str, Any]:
+    """Return results of three stages of 50, 79 and 80 % plus a point for each seed, and what a run chose of them."""
+    found = results_of(cell, 0.8 + cell.seed / 100)
+    return {**found, "chosen": chosen, "choice": []}
+
+
+def test_tables_say_which_stage_is_kept_and_what_that_costs(config: dict[str, Any]) -> None:
+    cells = made(config, ["dmi", "dmi-refine"], rates=[0.6], seeds=[1, 2, 3])
+    chosen = {1: "robust", 2: "refine", 3: "refine"}
+    results = {
+        cell.name: choosing(cell, chosen[cell.seed] if cell.method == "dmi-refine" else "warmup") for cell in cells
+    }
+    rows = summarise(cells, results)
+    _, dmi, refined = table_rows_of(markdown([], cells, rows, results, {}))[1:]
+    assert dmi[3] == "82.00 ± 1.00", "a method's figures are those of its last stage, whichever is kept"
+    # The warm-up has 50 %, DMI 81, 82 and 83: regrets of 31, 32 and 33 points.
+    assert dmi[9:11] == ["warmup 50.00 ± 0.00", "32.00 / 32.00"]
+    # Of 80 and 81, 82, 83 %: the first seed keeps the one a point below its best.
+    assert refined[9:11] == ["refine 2, robust 1: 81.67 ± 1.53", "0.33 / 0.33"]
+    table = markdown([], cells, rows, results, {})
+    assert "Mean regret of the choice, 6 runs: 16.17 points of accuracy, 16.17 of balanced accuracy." in table
+    warm, dmi_row, refined_row = csv.DictReader(io.StringIO(comma_separated(rows)))
+    assert (warm["chosen_stages"], warm["chosen_acc_mean"], warm["regret_mean"]) == ("", "", "")
+    assert (dmi_row["chosen_stages"], dmi_row["regret_mean"]) == ("warmup warmup warmup", "0.320000")
+    assert refined_row["chosen_stages"] == "robust refine refine"
+    expected = {"chosen_acc_mean": "0.816667", "chosen_acc_std": "0.015275", "chosen_balanced_acc_mean": "0.806667"}
+    expected |= {"chosen_balanced_acc_std": "0.015275", "regret_mean": "0.003333", "balanced_regret_mean": "0.003333"}
+    assert {key: refined_row[key] for key in expected} == expected
+
+
+def test_results_from_before_the_choice_stand_beside_new_ones(config: dict[str, Any]) -> None:
+    cells = made(config, ["dmi"], rates=[0.6], seeds=[1, 2])
+    results = {cell.name: results_of(cell, 0.9) for cell in cells}
+    assert table_rows_of(markdown([], cells, summarise(cells, results), results, {}))[2][9:11] == ["–", "–"]
+    results[cells[1].name] |= {"chosen": "robust", "choice": []}
+    rows = summarise(cells, results)
+    assert table_rows_of(markdown([], cells, rows, results, {}))[2][9:11] == ["robust 1: 90.00", "0.00 / 0.00"]
+    assert list(csv.DictReader(io.StringIO(comma_separated(rows))))[-1]["chosen_stages"] == "- robust"
+
+
+def test_stages_may_have_any_names_and_be_any_number(config: dict[str, Any]) -> None:
+    cells = made(config, ["own"], rates=[0.6], seeds=[1])
+    name, found = cells[0].name, choosing(cells[0], "student")
+    model = cells[0].config["model"]["init_args"]
+    model["more_stages"] = {"teacher": model["warmup"], "student": model["robust"], "polish": model["robust"]}
+    model["warmup"] = model["robust"] = None
+    one, other = found["stages"]["warmup"], found["stages"]["robust"]
+    last = {**other, "test_acc": 0.7}
+    found["stages"] = {
+        **dict.fromkeys(["warmup", "robust", "refine"]),
+        "teacher": one,
+        "student": other,
+        "polish": last,
+    }
+    rows = summarise(cells, {name: found})
+    assert [(row.method, row.stage) for row in rows] == [("warm-up", "teacher"), ("own", "polish")]
+    last_row = table_rows_of(markdown([], cells, rows, {name: found}, {}))[-1]
+    assert (last_row[3], last_row[9]) == ("70.00", "student 81.00")
+
+
+def test_the_paper_s_numbers_belong_to_a_warm_up_and_one_stage_more(parse_fit: ParseFit) -> None:
+    config = parse_fit(["fit", "--config", str(REPO / "configs/cifar10.yaml")])
+    cells = made(config, ["dmi", "dmi-refine"], rates=[0.6], seeds=[1])
+    rows = summarise(cells, {cell.name: results_of(cell, 0.9) for cell in cells})
+    assert [row.paper for row in rows] == [None, 89, None]
+
+
 def test_different_warm_ups_have_a_row_each(config: dict[str, Any]) -> None:
     cells = made(config, ["dmi", "longer"], rates=[0.6], seeds=[1])
     cells[1].config["model"]["init_args"]["warmup"]["epochs"] = 99
@@ -554,7 +633,7 @@ def test_different_warm_ups_have_a_row_each(config: dict[str, Any]) -> None:
     assert [row.method for row in rows] == ["warm-up of dmi", "warm-up of longer", "dmi", "longer"]
 
 
-def test_the_paper_s_numbers_stand_beside_ours(parse_fit: FitConfig) -> None:
+def test_the_paper_s_numbers_stand_beside_ours(parse_fit: ParseFit) -> None:
     wanted = {
         ("cifar10", 0.6, "CELoss"): 64.5,
         ("cifar10", 0.6, "DMILoss"): 89,
@@ -600,7 +679,7 @@ def test_dominance_is_known_where_there_is_a_transition_matrix() -> None:
     assert is_dominant({"data": {}}, None, 10) is None
 
 
-def test_no_figure_of_what_has_no_rate(parse_fit: FitConfig) -> None:
+def test_no_figure_of_what_has_no_rate(parse_fit: ParseFit) -> None:
     data = {"digits": {"config": TINY["data"]["digits"]["config"]}}
     for cell in cells_of(parse_fit, data=data):
         finish(cell, Path("out"), 0.9)

@@ -22,7 +22,7 @@ from test_resume import Stopped, digits, ldmi, same, three_and_three
 from torch import nn
 
 from ldmi_lightning.checkpoints import KEY, read_checkpoint
-from ldmi_lightning.cli import main
+from ldmi_lightning.commands import main
 from ldmi_lightning.errors import UserError
 
 REPO = Path(__file__).parents[1]
@@ -31,6 +31,7 @@ FIT = [
     *("--model.warmup.epochs", "1", "--model.robust.epochs", "1", "--data.batch_size", "200"),
     *("--model.robust.scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"),
     *("--model.robust.scheduler.mode", "max", "--model.robust.scheduler.patience", "3"),
+    *("--model.robust.scheduler.threshold_mode", "abs"),
 ]
 
 
@@ -272,7 +273,7 @@ def test_an_error_after_the_training_loses_no_checkpoint(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "results.json")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ldmi_lightning.results.write_json", full)
+        patch.setattr("ldmi_lightning.runs.results.write_json", full)
         assert "No space left on device (results.json)" in line_of(capsys, *FIT)
     (last,) = Path().glob("runs/*/last.ckpt")
     assert len(list(last.parent.glob("*.ckpt"))) == 5

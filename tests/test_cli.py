@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from ldmi_lightning.cli import main
+from ldmi_lightning.commands import main, parse_fit
 
 REPO = Path(__file__).parents[1]
 QUICK = [
@@ -82,12 +83,12 @@ def test_a_run_folder_holds_all_of_a_run(run: tuple[Path, list[str]]) -> None:
     assert files >= checkpoints | {"last.ckpt", "config.yaml", "results.json", "joint.png", "metrics.csv"}
     assert not list(folder.glob("*.tmp"))
     assert lines[0] == lines[-1] == f"Run folder: {folder}"
-    assert any(line.startswith("stage   loss") for line in lines)
+    assert any(re.match("stage +loss  ", line) for line in lines)
 
 
 def test_results_json_has_the_promised_form(folder: Path) -> None:
     found = results(folder)
-    assert set(found) == {"data", "seed", "noise", "stages", "versions", "wall_time_s"}
+    assert set(found) == {"data", "seed", "noise", "stages", "chosen", "choice", "versions", "wall_time_s"}
     assert (found["data"], found["seed"]) == ("DigitsDataModule", 1)
     noise = found["noise"]
     assert set(noise) == {"injector", "seed", "requested_rate", "train_rate", "matrix", "sha256"}
@@ -97,7 +98,9 @@ def test_results_json_has_the_promised_form(folder: Path) -> None:
     keys = {"loss", "epochs", "best_epoch", "selected_by", "test_acc", "test_balanced_acc"}
     keys |= {"test_acc_last", "test_balanced_acc_last"}
     warmup, robust = found["stages"]["warmup"], found["stages"]["robust"]
-    assert set(warmup) == set(robust) == keys
+    assert set(warmup) == keys, "no T from outputs that are probabilities of noisy labels"
+    assert set(robust) == keys | {"transition", "transition_error"}
+    assert np.allclose(np.sum(robust["transition"], axis=1), 1)
     assert (warmup["loss"], warmup["epochs"], warmup["selected_by"]) == ("CELoss", 2, "val/acc")
     assert (robust["loss"], robust["epochs"], robust["selected_by"]) == ("DMILoss", 2, "val/log_dmi")
     assert robust["best_epoch"] in (1, 2)
@@ -117,6 +120,14 @@ def test_the_saved_config_repeats_the_run(folder: Path) -> None:
     assert one["noise"] == two["noise"]
     weights = [torch.load(each / "robust-last.ckpt", weights_only=True)["state_dict"] for each in (folder, second)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_a_grid_reads_what_a_fit_saves(folder: Path) -> None:
+    words = ["fit", *QUICK, "--trainer.default_root_dir", str(folder.parent)]
+    random = torch.get_rng_state()
+    assert parse_fit(words) == yaml.safe_load((folder / "config.yaml").read_text())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert not list(Path().iterdir())
 
 
 def test_ldmi_test_repeats_the_number(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,7 +183,7 @@ def test_options_before_the_config_count_too() -> None:
 
 
 def test_two_runs_in_the_same_second_have_folders_of_their_own() -> None:
-    command = [sys.executable, "-m", "ldmi_lightning.cli", "fit", *QUICK, "--trainer.logger", "false"]
+    command = [sys.executable, "-m", "ldmi_lightning", "fit", *QUICK, "--trainer.logger", "false"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     runs = [subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [run.wait() for run in runs] == [0, 0]
@@ -215,6 +226,60 @@ def test_a_resumed_run_keeps_the_configuration_that_it_was_resumed_with(folder: 
         assert logger["class_path"] == "pytorch_lightning.loggers.CSVLogger"
         assert run.name not in str(logger)
     assert results(stopped)["stages"]["robust"]["epochs"] == 3
+
+
+def test_a_run_that_has_gone_further_than_is_asked_for_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("stops.py").write_text(
+        "import pytorch_lightning as pl\n\nclass AtTheFifth(pl.Callback):\n"
+        "    def on_train_epoch_start(self, trainer, module):\n"
+        "        if trainer.current_epoch == 4:\n            raise KeyboardInterrupt\n"
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    try:
+        with pytest.raises(SystemExit):
+            main(["fit", *QUICK, "--model.robust.epochs", "5", "--trainer.callbacks", "stops.AtTheFifth"])
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has switched Ctrl-C off
+    (last,) = Path("runs").glob("*/last.ckpt")
+    assert main(["fit", "--ckpt_path", str(last), "--model.robust.epochs", "1"]) == 0
+    robust = results(last.parent)["stages"]["robust"]
+    assert robust["epochs"] == 2
+    assert min(robust["test_acc"], robust["test_acc_last"]) > 0
+
+
+@pytest.mark.parametrize("by_file", [True, False])
+def test_further_stages_come_as_a_mapping(by_file: bool) -> None:
+    polish = {
+        "loss": {"class_path": "CELoss"},
+        "epochs": 1,
+        "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.01}},
+    }
+    Path("more.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"more_stages": {"polish": polish}}}}))
+    given = ["--config", "more.yaml"] if by_file else ["--model.more_stages", json.dumps({"polish": polish})]
+    folder = fit(*given)
+    stages = results(folder)["stages"]
+    assert list(stages) == ["warmup", "robust", "refine", "polish"]
+    assert (stages["refine"], stages["polish"]["loss"], stages["polish"]["epochs"]) == (None, "CELoss", 1)
+    assert "transition" not in stages["polish"]
+    assert main(["test", "--ckpt_path", str(folder / "polish-best.ckpt")]) == 0
+
+
+def test_the_run_s_figure_is_that_of_the_chosen_stage(folder: Path) -> None:
+    found = results(folder)
+    with (folder / "metrics.csv").open() as file:
+        (logged,) = [row["test/acc"] for row in csv.DictReader(file) if row.get("test/acc")]
+    assert found["chosen"] in found["stages"]
+    assert [each["stage"] for each in found["choice"]] == ["robust"]
+    assert float(logged) == pytest.approx(found["stages"][found["chosen"]]["test_acc"], abs=1e-6)
+
+
+def test_where_stdout_is_no_terminal_an_epoch_is_one_plain_line(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *QUICK[:-2], "--trainer.logger", "false"]) == 0
+    printed = "".join(capfd.readouterr())
+    assert "\r" not in printed
+    assert [line.split(":")[0] for line in printed.splitlines() if re.match(r"\w+ \d/2: train/loss", line)] == [
+        *("warmup 1/2", "warmup 2/2", "robust 1/2", "robust 2/2")
+    ]
 
 
 @pytest.mark.parametrize(

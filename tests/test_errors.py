@@ -21,7 +21,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from ldmi_lightning import LDMIModule, Stage
-from ldmi_lightning.cli import main
+from ldmi_lightning.commands import main
 from ldmi_lightning.datamodules import Examples, NoisyDataModule, TensorDataModule
 from ldmi_lightning.datamodules.dogs_vs_cats import read_lists
 from ldmi_lightning.datamodules.loaders import ResidentLoader, Split
@@ -347,6 +347,8 @@ MISTAKES = [
     Mistake("Stages", "ldmi fit --model.robust.optimizer.lr=-1"),
     Mistake("Stages", "ldmi fit --model.warmup.optimizer SGD --model.warmup.optimizer.lr 1e30"),
     Mistake("Stages", "Stage(torch.nn.CrossEntropyLoss(), epochs=1)", lambda: Stage(torch.nn.CrossEntropyLoss(), 1)),  # type: ignore[arg-type]
+    Mistake("Stages", "ldmi fit --model.more_stages '{robust: {loss: CELoss, epochs: 1}}'"),
+    Mistake("Stages", "ldmi fit --model.warmup null --model.robust null"),
     Mistake("Stages", "ldmi fit --model.warm_start runs/none/warmup-best.ckpt"),
     Mistake("Stages", "ldmi fit --model.warm_start notes.txt", files={"notes.txt": "no weights"}),
     Mistake("Stages", "ldmi fit --model.warm_start warmup-best.ckpt --model.robust null"),
@@ -379,7 +381,11 @@ MISTAKES = [
     ),
     Mistake("Trainer", "ldmi fit --trainer.max_epochs 3"),
     Mistake("Trainer", "ldmi fit --trainer.max_steps 100"),
+    Mistake("Trainer", "ldmi fit --trainer.min_epochs 3"),
+    Mistake("Trainer", "ldmi fit --trainer.min_steps 100"),
     Mistake("Trainer", "ldmi fit --trainer.max_epoch 3"),
+    Mistake("Trainer", "ldmi fit --trainer.callbacks StochasticWeightAveraging --trainer.callbacks.swa_lrs 0.1"),
+    Mistake("Trainer", "ldmi fit --trainer.callbacks LearningRateFinder"),
     Mistake("Trainer", "ldmi fit --trainer.precision 12"),
     Mistake("Trainer", "ldmi fit --trainer.overfit_batches 2"),
     Mistake("Trainer", "ldmi fit --trainer.accumulate_grad_batches 2 --model.robust.loss.memory 0"),

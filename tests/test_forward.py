@@ -2,7 +2,9 @@
 
 import math
 from fractions import Fraction
+from typing import Literal
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,6 +14,7 @@ from torch import Tensor
 from torch.autograd import gradcheck
 
 from ldmi_lightning.errors import UserError
+from ldmi_lightning.likelihood import counted_transition, fit_transition
 from ldmi_lightning.losses import CELoss, ForwardLoss, Predictions
 from ldmi_lightning.transition import (
     anchor_transition,
@@ -158,7 +161,10 @@ def test_the_estimates_are_those_of_their_definitions(num_classes: int) -> None:
     anchor.prepare(train, held_out)
     found.prepare(train, held_out)
     close(anchor.transition, anchors_by_definition(train.probs.double().tolist()))
-    close(found.transition, [[float(share) for share in row] for row in held_out_by_definition(probs, y.tolist())])
+    counted = held_out_transition(held_out.probs, y)
+    close(counted, [[float(share) for share in row] for row in held_out_by_definition(probs, y.tolist())])
+    np.testing.assert_array_equal(counted, counted_transition(held_out.probs.double().numpy(), y.numpy()))
+    np.testing.assert_array_equal(found.transition, fit_transition(held_out.probs.numpy(), y.numpy()).transition)
     for loss in (anchor, found):
         assert loss.transition.dtype == torch.float64
         torch.testing.assert_close(loss.transition.sum(1), torch.ones(num_classes, dtype=torch.float64))
@@ -188,6 +194,7 @@ def test_every_estimate_has_rows_that_sum_to_1(data: st.DataObject, num_classes:
     estimates.append(held_out_transition(probs, y))
     for each in estimates:
         assert each.dtype == torch.float64
+        assert each.is_contiguous()
         assert ((each >= 0) & (each <= 1)).all()
         torch.testing.assert_close(each.sum(1), torch.ones(len(each), dtype=torch.float64))
 
@@ -197,6 +204,12 @@ def test_row_of_a_class_that_is_never_predicted_is_weighted_by_the_outputs() -> 
     estimate = held_out_transition(probs, torch.tensor([0, 1, 2]))
     expected = torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.6, 0.2], [0.0, 0.0, 1.0]], dtype=torch.float64)
     torch.testing.assert_close(estimate, expected)
+
+
+def test_row_of_a_class_to_which_the_outputs_give_nothing_is_the_shares_of_the_labels() -> None:
+    probs = torch.eye(3)[[0, 0, 1, 1]]
+    estimate = held_out_transition(probs, torch.tensor([0, 1, 1, 2]))
+    assert estimate.tolist() == [[0.5, 0.5, 0.0], [0.0, 0.5, 0.5], [0.25, 0.5, 0.25]]
 
 
 # -- renewing T -------------------------------------------------------------------------------------------------------
@@ -251,6 +264,25 @@ def test_a_row_without_mass_stays_as_it_is() -> None:
     before = torch.tensor([[0.75, 0.25], [0.5, 0.5]], dtype=torch.float64)
     sums = torch.tensor([[0.0, 0.0], [1.0, 3.0]], dtype=torch.float64)
     assert renewed_transition(before, sums).tolist() == [[0.75, 0.25], [0.25, 0.75]]
+
+
+@pytest.mark.parametrize("source", ["anchor", "held_out"])
+def test_t_and_its_outputs_are_bit_for_bit_the_same_after_a_state_dict(source: Literal["anchor", "held_out"]) -> None:
+    """Neither a state dict nor a buffer keeps strides, and p T with other strides differs in the last digits."""
+    logits, y = batch_of(10, size=400)
+    loss, fresh = ForwardLoss(source, renew=True), ForwardLoss(source, renew=True)
+    loss.prepare(predictions(logits, y), predictions(logits, y))
+    for _ in range(2):  # as estimated, and renewed
+        assert loss.transition.is_contiguous()
+        fresh.load_state_dict(loss.state_dict())
+        probs = logits.float().softmax(1)
+        assert torch.equal(fresh.noisy_probs(probs), loss.noisy_probs(probs))
+        loss(logits, y, y)
+        loss.end_epoch()
+
+
+def test_it_is_selected_by_the_likelihood_of_the_noisy_labels() -> None:
+    assert (ForwardLoss().monitor, ForwardLoss().mode) == ("val/nll", "min")
 
 
 # -- state and settings -----------------------------------------------------------------------------------------------

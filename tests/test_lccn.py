@@ -1,5 +1,6 @@
 """LCCN against its definition, sample by sample in plain Python: draws, counts, T, values and gradients."""
 
+import copy
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -230,6 +231,24 @@ def test_a_fresh_loss_goes_on_bit_for_bit_from_a_state_dict(stopped_after: int) 
     assert second.state_dict().keys() == {"cells", "transition", "steps"}
     for name, value in whole.state_dict().items():
         assert torch.equal(second.state_dict()[name], value)
+
+
+def test_a_copy_goes_on_from_its_own_state_dict_and_leaves_the_original_alone() -> None:
+    batches = [batch for each in epochs(2) for batch in each]
+    loss, whole = prepared(**SETTINGS), prepared(**SETTINGS)
+    values = run(whole, batches)
+    saved = copy.deepcopy(whole.state_dict())
+    clone = copy.deepcopy(loss)
+    module = torch.nn.ModuleDict({"loss": clone})
+    run(loss, batches[:5])
+    module.load_state_dict({f"loss.{name}": value for name, value in saved.items()})
+    (last,) = islice(epochs(1, first=5), 1)
+    assert run(clone, last) == run(whole, last)
+    assert run(loss, batches[5:]) == values[5:]
+
+
+def test_it_is_selected_by_the_likelihood_of_the_noisy_labels() -> None:
+    assert (LCCNLoss().monitor, LCCNLoss().mode) == ("val/nll", "min")
 
 
 def test_a_stage_begun_again_begins_anew() -> None:

@@ -144,7 +144,7 @@ def test_lightning_tells_the_loader_its_epoch(make_trainer: MakeTrainer) -> None
 
 @pytest.mark.parametrize("seed", [7, None])
 def test_batch_gathers_input_and_labels_of_its_positions(seed: int | None) -> None:
-    for x, y, index, y_clean in loader(10, 4, seed=seed):
+    for x, y, index, y_clean, *_ in loader(10, 4, seed=seed):
         assert x.tolist() == index.tolist()
         assert y.tolist() == (index + 1000).tolist()
         assert y_clean.tolist() == (index + 2000).tolist()

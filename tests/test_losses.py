@@ -202,6 +202,16 @@ def test_an_epoch_of_singular_steps_alone_stops_the_run_and_names_the_flags() ->
     loss.end_epoch()
 
 
+@pytest.mark.parametrize("memory", [0.9, 0.99])
+def test_where_a_memory_is_set_already_it_is_not_advised(memory: float) -> None:
+    logits, y = batch_of(10, size=64)
+    loss = prepared(memory, torch.zeros_like(logits), y)
+    loss(torch.zeros_like(logits), y, y)
+    with pytest.raises(UserError, match=r"All 1 steps.*--data\.batch_size.*warm-up learns all classes") as raised:
+        loss.end_epoch()
+    assert "memory" not in str(raised.value)
+
+
 def test_one_good_step_is_enough_for_an_epoch() -> None:
     logits, y = batch_of(10, size=64)
     loss = DMILoss()
@@ -307,6 +317,10 @@ def one_rank(rank: int, folder: Path) -> None:
     results["gathered"] = {"x": gather_over_ranks(x[SHARDS[rank]]), "y": gather_over_ranks(y[SHARDS[rank]])}
     results["gathered"]["from rank 1"] = gather_over_ranks(y[: 3 * rank])
     results["metric"] = {"joint": metric.compute()}
+    metric.reset()
+    if rank == 1:
+        metric.update(net(x).softmax(1).detach(), y)
+    results["metric"]["of rank 1 alone"] = metric.compute()
     torch.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()
 
@@ -346,3 +360,4 @@ def test_the_u_of_a_split_is_summed_over_uneven_ranks(ranks: list[dict[str, dict
     net, x, y = whole_batch()
     for rank in ranks:
         np.testing.assert_allclose(rank["metric"]["joint"], numpy_joint(net(x).softmax(1), y), rtol=1e-12)
+        np.testing.assert_allclose(rank["metric"]["of rank 1 alone"], numpy_joint(net(x).softmax(1), y), rtol=1e-12)

@@ -54,3 +54,20 @@ def test_reset_forgets_the_epoch_before() -> None:
     metric.reset()
     metric.update(torch.eye(3), torch.arange(3))
     assert metric.compute().item() == pytest.approx(1)
+
+
+def test_it_is_not_a_number_before_the_first_update() -> None:
+    metric = JointMatrix(num_classes=3)
+    with pytest.warns(UserWarning, match="compute"):
+        found = metric.compute()
+    assert found.dtype == torch.float64
+    assert found.isnan().all()
+
+
+def test_its_value_for_a_batch_is_that_of_the_batch_alone_and_the_sum_stays() -> None:
+    metric = JointMatrix(num_classes=3)
+    for size in (10, 20):
+        probs, y = split_of(size)
+        torch.testing.assert_close(metric(probs, y), joint_matrix(probs, y), rtol=1e-12, atol=0)
+    both = torch.cat([split_of(10)[0], split_of(20)[0]]), torch.cat([split_of(10)[1], split_of(20)[1]])
+    torch.testing.assert_close(metric.compute(), joint_matrix(*both), rtol=1e-12, atol=0)

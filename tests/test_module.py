@@ -170,7 +170,8 @@ def test_best_weights_are_handed_over_kept_and_left_in_the_module(make_trainer: 
         assert equal(weights(folder / f"{name}-last.ckpt"), last.end)
         assert module.stage_summaries()[name]["best_epoch"] == watch.of(name).index(best[name]) + 1
     assert equal(watch.of("robust")[0].start, best["warmup"].end)
-    assert equal(weights(module), best["robust"].end)
+    assert module.chosen is not None
+    assert equal(weights(module), best[module.chosen].end)
 
 
 def test_checkpoints_of_a_run_are_five(make_trainer: MakeTrainer, tmp_path: Path) -> None:
@@ -181,14 +182,14 @@ def test_checkpoints_of_a_run_are_five(make_trainer: MakeTrainer, tmp_path: Path
     assert equal(weights(folder / "last.ckpt"), watch.epochs[-1].end)
 
 
-def test_best_means_the_last_stages_selected_weights(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+def test_best_means_the_chosen_stages_selected_weights(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     module, data, trainer = ldmi(), Blobs(), make_trainer()
     trainer.fit(module, data)
     selected = weights(module)
     with torch.no_grad():
         module.backbone.weight.zero_()  # type: ignore[operator]
     trainer.test(module, data, ckpt_path="best", verbose=False)
-    assert trainer.ckpt_path == str(run_folder(tmp_path) / "robust-best.ckpt")
+    assert trainer.ckpt_path == str(run_folder(tmp_path) / f"{module.chosen}-best.ckpt")
     assert equal(weights(module), selected)
 
 
@@ -376,13 +377,14 @@ def test_checkpointing_can_be_switched_off(make_trainer: MakeTrainer, tmp_path: 
     module = ldmi(ce(3, scheduler=LEARN_TWICE_THEN_UNLEARN), dmi(3, scheduler=LEARN_TWICE_THEN_UNLEARN))
     watch = fit(make_trainer, module, enable_checkpointing=False)
     assert watch.stages == ["warmup"] * 3 + ["robust"] * 3
-    assert equal(weights(module), watch.best("robust", "val/log_dmi").end)
+    best = {"warmup": watch.best("warmup", "val/acc"), "robust": watch.best("robust", "val/log_dmi")}
+    assert equal(weights(module), best[str(module.chosen)].end)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_every_checkpoint_loads_without_running_code(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     own = ModelCheckpoint(tmp_path / "own", monitor="val/acc", mode="max")
-    halve = partial(ReduceLROnPlateau, mode="max")
+    halve = partial(ReduceLROnPlateau, mode="max", threshold_mode="abs")
     module = ldmi(ce(2, scheduler=halve), dmi(2, scheduler=halve))
     fit(make_trainer, module, callbacks=[own, EarlyStopping("val/acc", mode="max")], max_time={"hours": 1})
     files = list(tmp_path.rglob("*.ckpt"))
@@ -456,7 +458,7 @@ def test_validation_metrics_are_those_of_the_whole_noisy_validation_set(make_tra
     watch = fit(make_trainer, module, data)
     (logged,) = make_trainer().validate(module, data, verbose=False)
     assert logged == pytest.approx(by_hand(module, data), rel=1e-5)
-    best = watch.best("robust", "val/log_dmi")
+    best = watch.best("robust", "val/log_dmi") if module.chosen == "robust" else watch.best("warmup", "val/acc")
     assert {name: best.metrics[name] for name in logged} == pytest.approx(logged, rel=1e-6)
     assert not torch.equal(data.splits["val"].y, data.splits["val"].y_clean)
 
@@ -659,7 +661,7 @@ class Own(LDMIModule):
 def test_subclass_that_builds_its_backbone_loads_from_the_path_alone(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     module = Own(width=5)
     fit(make_trainer, module)
-    loaded = Own.load_from_checkpoint(run_folder(tmp_path) / "robust-best.ckpt")
+    loaded = Own.load_from_checkpoint(run_folder(tmp_path) / f"{module.chosen}-best.ckpt")
     assert isinstance(loaded, Own)
     assert equal(weights(loaded), weights(module))
     (one,), (other,) = (make_trainer().test(each, Blobs(), verbose=False) for each in (module, loaded))
@@ -670,7 +672,7 @@ def test_module_made_from_objects_loads_when_they_are_given_again(make_trainer: 
     module = ldmi()
     fit(make_trainer, module)
     objects = {"backbone": nn.Linear(3, 3), "warmup": ce(), "robust": dmi()}
-    loaded = LDMIModule.load_from_checkpoint(run_folder(tmp_path) / "robust-best.ckpt", **objects)
+    loaded = LDMIModule.load_from_checkpoint(run_folder(tmp_path) / f"{module.chosen}-best.ckpt", **objects)
     assert equal(weights(loaded), weights(module))
 
 

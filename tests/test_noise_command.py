@@ -12,8 +12,9 @@ import torch
 import yaml
 from PIL import Image
 
-from ldmi_lightning import noise_command, noise_summary
-from ldmi_lightning.cli import COMMANDS, LDMICLI, main
+from ldmi_lightning.commands import COMMANDS, main, noise_summary
+from ldmi_lightning.commands import noise_run as noise_command
+from ldmi_lightning.commands.lightning import LDMICLI
 from ldmi_lightning.datamodules import DigitsDataModule, Examples, NoisyDataModule
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import (
@@ -288,7 +289,7 @@ def test_a_mapping_without_blanks_is_shown_as_it_should_be(capsys: pytest.Captur
 
 
 def test_a_reader_that_has_seen_enough_does_not_keep_the_files_from_being_written() -> None:
-    command = [sys.executable, "-m", "ldmi_lightning.cli", "noise", *QUICK, "--output", "kept"]
+    command = [sys.executable, "-m", "ldmi_lightning", "noise", *QUICK, "--output", "kept"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
         assert run.stdout is not None
         assert run.stderr is not None

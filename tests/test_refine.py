@@ -13,7 +13,7 @@ from test_resume import StopAt, Stopped, same
 from torch import nn
 
 from ldmi_lightning import LDMIModule, Stage
-from ldmi_lightning.cli import main
+from ldmi_lightning.commands.cli import main
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.losses import CELoss, ForwardLoss
 
@@ -46,7 +46,9 @@ def test_third_stage_begins_with_the_best_weights_of_the_second_and_is_selected_
     assert watch.stages == ["warmup"] * 2 + ["robust"] * 2 + ["refine"] * 2
     assert equal(watch.of("refine")[0].start, watch.best("robust", "val/log_dmi").end)
     best = min(watch.of("refine"), key=lambda epoch: epoch.metrics["val/nll"])
-    assert equal(weights(module), best.end)
+    folder = run_folder(tmp_path)
+    assert equal(weights(folder / "refine-best.ckpt"), best.end)
+    assert equal(weights(module), weights(folder / f"{module.chosen}-best.ckpt"))
     assert module.stage_summaries()["refine"]["selected_by"] == "val/nll"
     names = [f"{stage}-{which}" for stage in ("refine", "robust", "warmup") for which in ("best", "last")]
     assert sorted(path.stem for path in run_folder(tmp_path).glob("*.ckpt")) == sorted([*names, "last"])

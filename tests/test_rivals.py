@@ -13,9 +13,9 @@ from test_resume import StopAt, Stopped
 from torch import Tensor, nn
 
 from ldmi_lightning import LDMIModule, Stage
-from ldmi_lightning.cli import main
+from ldmi_lightning.commands.cli import main
 from ldmi_lightning.datamodules import DigitsDataModule
-from ldmi_lightning.losses import CELoss, ForwardLoss, GCELoss, LCCNLoss, Loss, Predictions
+from ldmi_lightning.losses import CELoss, ForwardLoss, GCELoss, LCCNLoss, Loss, Predictions, TransitionLoss
 from ldmi_lightning.noise import PairFlipNoise
 
 REPO = Path(__file__).parents[1]
@@ -48,8 +48,11 @@ def prepared(make: Callable[[], Loss]) -> Loss:
 
 
 @rivals
-def test_it_is_selected_by_noisy_validation_accuracy(make: Callable[[], Loss]) -> None:
-    assert (make().monitor, make().mode, make().needs_whole_batch) == ("val/acc", "max", False)
+def test_it_is_selected_by_likelihood_under_its_matrix_and_else_by_noisy_validation_accuracy(
+    make: Callable[[], Loss],
+) -> None:
+    rule = ("val/nll", "min") if isinstance(make(), TransitionLoss) else ("val/acc", "max")
+    assert (make().monitor, make().mode, make().needs_whole_batch) == (*rule, False)
 
 
 def test_each_says_all_of_its_settings() -> None:
@@ -180,4 +183,5 @@ def test_the_command_line_knows_it_by_its_name(
     quick = ["--config", str(REPO / "configs/quickstart.yaml"), "--model.robust.loss", *flags]
     quick += ["--model.warmup.epochs", "1", "--model.robust.epochs", "1", "--trainer.enable_progress_bar", "false"]
     assert main(["fit", *quick]) == 0
-    assert any(line.startswith(f"robust  {flags[0]}") for line in capsys.readouterr().out.splitlines())
+    rows = [line.replace("*", " ").split() for line in capsys.readouterr().out.splitlines()]
+    assert ["robust", flags[0]] in [row[:2] for row in rows]

@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
+from test_files import room
 from test_resume import same
 
-from ldmi_lightning.cli import main
+from ldmi_lightning.commands import main
 from ldmi_lightning.datamodules import DigitsDataModule
+from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import PairFlipNoise
-from ldmi_lightning.stage_cache import StageCache, code_fingerprint, keys_of
+from ldmi_lightning.runs.stage_cache import StageCache, code_fingerprint, keys_of
 
 CONFIG = str(Path(__file__).parents[1] / "configs/quickstart.yaml")
 METHODS = Path(__file__).parents[1] / "configs/methods"
@@ -156,7 +159,7 @@ def test_other_labels_inputs_and_code_change_all_keys(
     for content in ("one", "two"):
         weights.write_text(content)
         seen.append(keys_of(configuration(warm_start=str(weights)), digits))
-    monkeypatch.setattr("ldmi_lightning.stage_cache.code_fingerprint", lambda: "another version")
+    monkeypatch.setattr("ldmi_lightning.runs.stage_cache.code_fingerprint", lambda: "another version")
     seen.append(keys_of(configuration(), digits))
     assert len({key for keys in seen for key in keys.values()}) == 2 * len(seen)
 
@@ -165,7 +168,7 @@ def test_code_is_every_source_file_of_the_package(tmp_path: Path, monkeypatch: p
     package = tmp_path / "some_package"
     package.mkdir()
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("ldmi_lightning.stage_cache.PACKAGES", ("some_package",))
+    monkeypatch.setattr("ldmi_lightning.runs.stage_cache.PACKAGES", ("some_package",))
     seen = set()
     for name, text in (("__init__.py", ""), ("deep.py", "1"), ("deep.py", "2"), ("other.py", "2")):
         (package / name).write_text(text)
@@ -247,6 +250,156 @@ def test_run_goes_on_where_a_stage_cannot_be_kept(
     folder = fit("first", *WARMUP_ALONE)
     assert "warmup is not kept in cache: No space left on device." in capsys.readouterr().out
     assert (folder / "results.json").is_file()
+
+
+def test_run_goes_on_where_the_disk_is_full(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = StageCache.keep
+
+    def keep(*args: Any) -> None:
+        with room(20_000):  # less than a checkpoint, of which PyTorch says RuntimeError
+            whole(*args)
+
+    monkeypatch.setattr(StageCache, "keep", keep)
+    folder = fit("first")
+    printed = capsys.readouterr().out
+    assert "warmup is not kept in cache: File too large." in printed
+    assert "robust is not kept in cache: File too large." in printed
+    assert (folder / "results.json").is_file()
+    assert not list(Path("cache").iterdir())
+
+
+# -- links ------------------------------------------------------------------------------------------------------------
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_linked_entry_is_not_followed_and_a_real_one_takes_its_place(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = StageCache("cache", {"warmup": "a" * 32})
+    elsewhere = StageCache(tmp_path / "elsewhere", cache.keys)
+    elsewhere.keep("warmup", finished)
+    before = content_of(elsewhere.entry("warmup"))
+    for act in (lambda: cache.finished() == [], lambda: cache.keep("warmup", finished) is None):
+        shutil.rmtree("cache", ignore_errors=True)
+        Path("cache").mkdir()
+        cache.entry("warmup").symlink_to(elsewhere.entry("warmup"))
+        assert act()
+        printed = capsys.readouterr().out
+        assert printed.count("\n") == 1
+        assert f"{cache.entry('warmup')} is a symbolic link, which is not followed" in printed
+        cache.keep("warmup", finished)
+        assert not cache.entry("warmup").is_symlink()
+        assert cache.finished() == ["warmup"]
+        assert content_of(elsewhere.entry("warmup")) == before
+
+
+@pytest.mark.parametrize("name", ["best.ckpt", "last.ckpt", "metrics.csv"])
+def test_entry_that_holds_a_link_is_not_used_and_what_it_points_to_is_left_alone(
+    name: str, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = StageCache("cache", {"warmup": "a" * 32})
+    cache.keep("warmup", finished)
+    planted = cache.entry("warmup") / name
+    planted.rename("target")  # a file that would be taken for the real one
+    before = Path("target").read_bytes()
+    planted.symlink_to(Path("target").absolute())
+    assert cache.finished() == []
+    assert "holds a symbolic link, which is not followed: it is removed." in capsys.readouterr().out
+    cache.keep("warmup", finished)
+    assert cache.finished() == ["warmup"]
+    assert not planted.is_symlink()
+    assert Path("target").read_bytes() == before
+
+
+# -- stages of any name, and of the user's own --------------------------------------------------------------------------
+
+
+MORE = """\
+model:
+  init_args:
+    more_stages:
+      polish: {loss: {class_path: ldmi_lightning.losses.GCELoss}, epochs: 1}
+"""
+
+
+def test_further_stages_share_what_comes_before_them(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("more.yaml").write_text(MORE)
+    Path("longer.yaml").write_text(MORE.replace("epochs: 1", "epochs: 2"))
+    fit("one", "--config", "more.yaml")
+    capsys.readouterr()
+    longer = fit("longer", "--config", "longer.yaml")
+    assert taken(capsys.readouterr().out) == ["warmup", "robust"]
+    again = fit("again", "--config", "longer.yaml")
+    assert taken(capsys.readouterr().out) == ["warmup", "robust", "polish"]
+    alone = left_in(fit("alone", "--config", "longer.yaml", cache=None))
+    assert list(alone["stages"]) == ["warmup", "robust", "refine", "polish"]
+    assert same(left_in(longer), alone)
+    assert same(left_in(again), alone)
+
+
+def test_keys_follow_the_order_of_further_stages(digits: DigitsDataModule) -> None:
+    ce = configuration()["model"]["init_args"]["warmup"]
+    keys = keys_of(configuration(more_stages={"a": ce, "b": ce}), digits)
+    assert list(keys) == ["warmup", "robust", "a", "b"]
+    assert keys_of(configuration(more_stages={"a": ce}), digits).items() <= keys.items()
+    other = keys_of(configuration(more_stages={"b": ce, "a": ce}), digits)
+    assert {name for name in keys if keys[name] == other[name]} == {"warmup", "robust"}
+    assert keys_of(configuration(more_stages=None), digits) == keys_of(configuration(), digits)
+
+
+OWN = """\
+from torch import nn
+
+from ldmi_lightning import LDMIModule, Stage
+from ldmi_lightning.losses import CELoss
+
+
+class Own(LDMIModule):
+    def __init__(self, backbone: nn.Module, num_classes: int) -> None:
+        super().__init__(backbone, num_classes, warmup=Stage(CELoss(), epochs=1))
+"""
+
+
+def test_stages_that_a_subclass_builds_itself_are_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("own_stages.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    backbone = {"class_path": "ldmi_lightning.models.DigitsCNN"}
+    config = {
+        "data": "DigitsDataModule",
+        "model": {"class_path": "own_stages.Own", "init_args": {"backbone": backbone}},
+    }
+    Path("own.yaml").write_text(yaml.safe_dump(config))
+    words = ["fit", "--config", "own.yaml", "--trainer.logger", "false", "--trainer.enable_progress_bar", "false"]
+    assert main([*words, "--stage_cache", "cache"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "--stage_cache tells stages apart by the configuration, which gives none to own_stages.Own" in error
+    assert main(words) == 0
+
+
+def test_stages_that_the_configuration_does_not_name_are_refused(digits: DigitsDataModule) -> None:
+    assert keys_of(configuration(), digits, ["warmup", "robust"]) == keys_of(configuration(), digits)
+    with pytest.raises(
+        UserError, match="gives warmup, robust to LDMIModule, but it has warmup, own, robust: leave it out"
+    ):
+        keys_of(configuration(), digits, ["warmup", "own", "robust"])
+
+
+def test_weights_that_were_given_are_no_stage_to_keep(finished: Path) -> None:
+    fit("given", "--model.warm_start", str(finished / "warmup-best.ckpt"))
+    (entry,) = Path("cache").iterdir()
+    assert sorted(path.name for path in entry.iterdir()) == ["best.ckpt", "last.ckpt", "metrics.csv"]
+    assert torch.load(entry / "last.ckpt", weights_only=True)["ldmi_lightning"]["progress"]["stage"] == "robust"
+
+
+# -- shared checkpoints as the run's own ----------------------------------------------------------------------------------
 
 
 def test_test_and_resume_take_a_shared_checkpoint_for_the_runs_own(capsys: pytest.CaptureFixture[str]) -> None:

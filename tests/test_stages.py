@@ -9,7 +9,7 @@ import torch
 from ldmi_lightning import Stage
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.losses import CELoss, DMILoss
-from ldmi_lightning.stages import Progress
+from ldmi_lightning.training.stages import Progress
 
 NAN = float("nan")
 

@@ -68,8 +68,9 @@ def epochs(batches: StreamedLoader, count: int = 2) -> list[Batch]:
 
 
 def equal(some: list[Batch], others: list[Batch]) -> bool:
+    names = ("x", "y", "index", "y_clean")
     pairs = zip(some, others, strict=True)
-    return all(torch.equal(a, b) for one, other in pairs for a, b in zip(one, other, strict=True))
+    return all(torch.equal(getattr(a, name), getattr(b, name)) for a, b in pairs for name in names)
 
 
 @contextmanager
@@ -211,11 +212,12 @@ def test_training_batch_of_nothing_but_broken_images_is_refused(folder: Path) ->
 
 def test_batches_hold_the_images_of_their_positions(folder: Path) -> None:
     images = files(folder)
-    for x, y, index, y_clean in loader(images):
-        assert torch.equal(x, torch.stack([images.read(i) for i in index.tolist()]))
-        assert x.is_contiguous()
-        assert y.tolist() == (index + 1000).tolist()
-        assert y_clean.tolist() == (index + 2000).tolist()
+    for batch in loader(images):
+        index = batch.index
+        assert torch.equal(batch.x, torch.stack([images.read(i) for i in index.tolist()]))
+        assert batch.x.is_contiguous()
+        assert batch.y.tolist() == (index + 1000).tolist()
+        assert batch.y_clean.tolist() == (index + 2000).tolist()
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -250,7 +252,7 @@ def test_batches_on_cuda_are_those_on_the_cpu(folder: Path) -> None:
     images = files(folder)
     there = epochs(loader(images, 2, device=torch.device("cuda")))
     assert all(batch.x.is_cuda and batch.y.is_cuda for batch in there)
-    assert equal(epochs(loader(images)), [Batch(*(each.cpu() for each in batch)) for batch in there])
+    assert equal(epochs(loader(images)), [Batch(*(each.cpu() for each in batch[:4])) for batch in there])
 
 
 def test_workers_live_as_long_as_the_loader_and_no_longer(folder: Path) -> None:
@@ -266,6 +268,26 @@ def test_workers_live_as_long_as_the_loader_and_no_longer(folder: Path) -> None:
     assert len(first) == 2
     del batches
     assert not workers()
+
+
+@pytest.mark.parametrize("at", ["in mid-epoch", "between epochs", "before any"])
+def test_closing_ends_the_workers_at_once(folder: Path, at: str) -> None:
+    before = set(multiprocessing.active_children())
+    batches = loader(files(folder), 2)
+    reading = iter(batches)  # still held, as a Trainer holds it that an error has stopped
+    if at == "in mid-epoch":
+        next(reading)
+    elif at == "between epochs":
+        list(reading)
+    workers = set(multiprocessing.active_children()) - before
+    assert len(workers) == (0 if at == "before any" else 2)
+    began = time.monotonic()
+    batches.close()
+    assert time.monotonic() - began < 2
+    assert not any(worker.is_alive() for worker in workers)
+    if at == "in mid-epoch":
+        assert not list(reading), "the epoch has ended"
+    assert equal(epochs(batches), epochs(loader(files(folder)))), "another epoch starts new ones"
 
 
 def test_lack_of_shared_memory_is_one_line(folder: Path) -> None:

@@ -49,6 +49,10 @@ def test_no_transition_matrix_is_refused_with_what_is_wrong_in_it(matrix: list[l
         check_transition_matrix(matrix)
 
 
+def test_an_accepted_matrix_is_contiguous_whatever_it_was_given_as() -> None:
+    assert check_transition_matrix(np.array([[1.0, 0.0], [0.4, 0.6]], order="F")).flags.c_contiguous
+
+
 @given(PAIRS)
 @settings(deadline=None, max_examples=50, derandomize=True)
 def test_the_realised_matrix_counts_label_j_among_the_samples_of_class_i(pairs: list[tuple[int, int]]) -> None:

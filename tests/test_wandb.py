@@ -1,5 +1,6 @@
 """What an offline W&B run really holds, read back with W&B's own tool."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -11,14 +12,15 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from conftest import MakeTrainer
 from pytorch_lightning.loggers import CSVLogger, WandbLogger
 
 from ldmi_lightning.callbacks import JointMatrixLogger
-from ldmi_lightning.cli import main
+from ldmi_lightning.commands import main
 from ldmi_lightning.datamodules import DigitsDataModule
-from ldmi_lightning.loggers import open_wandb
 from ldmi_lightning.models import DigitsCNN
 from ldmi_lightning.noise import ClassDependentNoise
+from ldmi_lightning.runs.loggers import RunCSVLogger, open_wandb
 
 REPO = Path(__file__).parents[1]
 QUICK = [
@@ -192,6 +194,33 @@ def test_the_callback_works_in_anyones_trainer(num_classes: int, tmp_path: Path)
     assert names <= set(header.split(","))
     media = {path.suffix for path in tmp_path.glob("wandb/offline-run-*/files/media/**/*") if path.is_file()}
     assert media == ({".json"} if num_classes <= 20 else {".png"})
+
+
+def test_rows_of_a_resumed_run_are_kept_up_to_the_epoch_that_is_run_again(
+    tmp_path: Path, make_trainer: MakeTrainer
+) -> None:
+    x, y = torch.randn(240, 4), torch.arange(240) % 3
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=60)
+    (tmp_path / "metrics.csv").write_text("epoch,old,step\n0,0.5,3\n1,0.25,7\n2,0.1,11\n")
+
+    class FromOne(pl.Callback):
+        def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            if not trainer.sanity_checking:
+                trainer.loggers[0].log_metrics({"epoch": 2, "val/new": torch.tensor(0.75)}, 11)
+
+    logger = RunCSVLogger(str(tmp_path))
+    callbacks = [FromOne(), JointMatrixLogger(every_n_epochs=1, class_names=["a", "b", "c"])]
+    trainer = make_trainer(
+        max_epochs=1, logger=logger, callbacks=callbacks, enable_checkpointing=False, log_every_n_steps=1
+    )
+    trainer.fit(Plain(3), loader, loader)
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = [{key: value for key, value in row.items() if value} for row in csv.DictReader(file)]
+    assert rows[:2] == [{"epoch": "0", "old": "0.5", "step": "3"}, {"epoch": "1", "old": "0.25", "step": "7"}]
+    assert rows[2] == {"epoch": "2", "val/new": "0.75", "step": "11"}
+    assert "val/log_dmi" in rows[3]
+    assert (tmp_path / "joint/epoch-0001.png").is_file()
+    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_a_refused_key_does_not_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,1 +1,1 @@
-"""A grid of runs, carried out and drawn up: data × noise pattern × r × method × seed."""
+"""A grid of runs, and its tables and figure: data × noise pattern × r × method × seed."""

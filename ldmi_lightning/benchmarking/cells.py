@@ -11,9 +11,11 @@ from typing import Any
 
 import yaml
 
-from ldmi_lightning.trainer_rules import SHOWN_AND_KEPT
+from ldmi_lightning.runs.configuration import SHOWN_AND_KEPT
+from ldmi_lightning.runs.folder import CONFIG, RESULTS
 
-CONFIG, RESULTS, LOG, DEVICE = "config.yaml", "results.json", "fit.log", "device.txt"
+DEVICE = "device.txt"
+"""Says in words what a cell's run was carried out on."""
 
 WITHOUT_EFFECT = {
     "trainer": {

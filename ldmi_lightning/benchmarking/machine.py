@@ -1,13 +1,10 @@
-"""What a run is given of the machine: threads or a GPU, and an end together with its parent."""
+"""What a run is given of the machine: threads or a GPU."""
 
-import ctypes
 import os
 import platform
 import re
-import signal
 import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +49,3 @@ def _processor() -> str:
     listed = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*:\s*(.+)", listed.read_text()) if listed.is_file() else None
     return found[1] if found else platform.processor() or platform.machine()
-
-
-def end_with_parent() -> Callable[[], None] | None:
-    """Return what a child calls first so that it does not outlive its parent, however that ends; for Linux alone."""
-    if not sys.platform.startswith("linux"):
-        return None
-    libc, parent, parent_death_signal = ctypes.CDLL(None), os.getpid(), 1
-
-    def in_child() -> None:
-        libc.prctl(parent_death_signal, signal.SIGKILL)
-        if os.getppid() != parent:  # it has ended already
-            os._exit(1)
-
-    return in_child

@@ -1,4 +1,4 @@
-"""Carrying out the cells of a grid: processes of `ldmi fit`, some at a time, that are taken up again where they stopped."""
+"""Carrying out the cells of a grid: processes of `ldmi fit`, some at a time, which are resumed where they stopped."""
 
 import contextlib
 import shlex
@@ -15,13 +15,14 @@ from typing import Any, TextIO
 
 import yaml
 
-from ldmi_lightning.benchmarking.cells import CONFIG, DEVICE, LOG, RESULTS, Cell
-from ldmi_lightning.benchmarking.machine import device_name, end_with_parent, environment
+from ldmi_lightning import files
+from ldmi_lightning.benchmarking.cells import DEVICE, Cell
+from ldmi_lightning.benchmarking.machine import device_name, environment
 from ldmi_lightning.benchmarking.sweep import is_in_sweep
-from ldmi_lightning.benchmarking.tables import write
 from ldmi_lightning.checkpoints import read_checkpoint
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.run_folder import LAST, claim, is_run_folder
+from ldmi_lightning.processes import end_with_parent
+from ldmi_lightning.runs.folder import CONFIG, LAST, LOG, RESULTS, claim, is_run_folder
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 30.0
@@ -118,7 +119,7 @@ class Runner:
             command = self._command(cell)
             trainer = cell.config["trainer"]
             own = environment(trainer, slot if self.jobs > 1 else None)
-            (folder / DEVICE).write_text(device_name(trainer, own) + "\n")
+            files.write(folder / DEVICE, f"{device_name(trainer, own)}\n".encode())
             with (folder / LOG).open("a") as log:
                 print(f"$ {shlex.join(command)}", file=log, flush=True)
                 process = subprocess.Popen(
@@ -134,17 +135,16 @@ class Runner:
             held.pop_all()
 
     def _command(self, cell: Cell) -> list[str]:
-        """Return the command that begins a cell, or goes on with what is left of it."""
+        """Return the command that begins a cell, or resumes what is left of it."""
         folder = cell.folder(self.output)
         resumed = _whole_checkpoint(cell.runs(self.output))
         for left in folder.iterdir():
             if left.is_dir() and (resumed is None or left != resumed.parent):
                 shutil.rmtree(left)
-        write(folder / CONFIG, yaml.safe_dump(cell.config, sort_keys=False).encode())
-        options = {
+        files.write(folder / CONFIG, yaml.safe_dump(cell.config, sort_keys=False).encode())
+        options: dict[str, Any] = {
             "--config": folder / CONFIG,
             "--trainer.default_root_dir": folder,
-            "--trainer.enable_progress_bar": "false",
             "--stage_cache": self.output / "stages",
         }
         if is_in_sweep():
@@ -154,7 +154,7 @@ class Runner:
         if resumed is not None:
             options["--ckpt_path"] = resumed
         words = [str(word) for option in options.items() for word in option]
-        return [sys.executable, "-m", "ldmi_lightning.cli", "fit", *words]
+        return [sys.executable, "-m", "ldmi_lightning", "fit", *words]
 
     def _look_after(self, slot: int, pending: deque[list[Cell]]) -> Iterator[Ended]:
         """Where a run has ended, report its cell; the cells after it come next."""
@@ -189,7 +189,7 @@ class _AtWork(Exception):
 
 
 def _whole_checkpoint(runs: Sequence[Path]) -> Path | None:
-    """Return the checkpoint from which a run can go on, if there is one that can be read."""
+    """Return the checkpoint from which a run can be resumed, if there is one that can be read."""
     for run in filter(is_run_folder, runs):
         with contextlib.suppress(UserError):
             read_checkpoint(run / LAST)

@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 
 from ldmi_lightning.benchmarking import published
 from ldmi_lightning.benchmarking.cells import Cell
+from ldmi_lightning.benchmarking.chosen import Chosen, chosen_of
 from ldmi_lightning.benchmarking.grid import injector_class
 from ldmi_lightning.noise import Noise
+from ldmi_lightning.runs.configuration import stages_in
 from ldmi_lightning.transition import dominated_classes
 
 WARM_UP = "warm-up"
+"""What tables call a run's first stage, whatever its name: methods share it."""
 
 FIGURES = ("test_acc", "test_balanced_acc", "test_acc_last", "test_balanced_acc_last", "transition_error")
 """What is averaged, as ``results.json`` calls it; all but the last are shares."""
@@ -41,7 +44,7 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """A method's last stage, over the seeds that have finished.
+    """A method's last stage (or its first, the warm-up), over the seeds that have finished.
 
     Attributes:
         data: name of the data set.
@@ -55,6 +58,7 @@ class Row:
         best_epochs: the selected epoch of each seed.
         figures: a spread for each of :data:`FIGURES`.
         paper: the paper's test accuracy in percent.
+        chosen: the choice between the method's stages, for each seed; ``None`` where it is not known.
     """
 
     data: str
@@ -69,6 +73,7 @@ class Row:
     best_epochs: tuple[int, ...]
     figures: Mapping[str, Spread]
     paper: float | None
+    chosen: tuple[Chosen | None, ...]
 
 
 def summarise(cells: Sequence[Cell], results: Mapping[str, Mapping[str, Any]]) -> list[Row]:
@@ -98,7 +103,7 @@ def _grouped(cells: Sequence[Cell], key: Any) -> Iterator[tuple[Any, list[Cell]]
 
 def _warm_ups(cells: Sequence[Cell], results: Mapping[str, Mapping[str, Any]], classes: int | None) -> Iterator[Row]:
     """Return the row of the warm-up that all methods share; where they have different ones, a row for each."""
-    kinds = list(_grouped(cells, lambda cell: repr(cell.config["model"].get("init_args", {}).get("warmup"))))
+    kinds = list(_grouped(cells, lambda cell: repr(next(iter(stages_in(cell.config).items()), None))))
     for _, same in kinds:
         one_a_seed = list({cell.seed: cell for cell in reversed(same) if cell.name in results}.values())[::-1]
         methods = dict.fromkeys(cell.method for cell in same)
@@ -116,24 +121,26 @@ def _row(
     cells: Sequence[Cell], results: Mapping[str, Mapping[str, Any]], classes: int | None, method: str, which: int
 ) -> Row:
     """Return the row of a method's first (0) or last (-1) stage."""
-    finished = [(cell.seed, _stages(results[cell.name])[which]) for cell in cells if cell.name in results]
-    stages = [stage for _, (_, stage) in finished]
+    finished = [(cell.seed, results[cell.name]) for cell in cells if cell.name in results]
+    runs = [_stages(found) for _, found in finished]
+    stages = [run[which][1] for run in runs]
     loss = stages[0]["loss"] if stages else ""
-    name = finished[0][1][0] if finished else ""
     cell = cells[0]
+    papers = which == -1 and bool(runs) and len(runs[0]) == 2  # its methods are a warm-up and one stage more
     return Row(
         cell.data,
         cell.noise,
         cell.rate,
         is_dominant(cell.config, cell.rate, classes),
         method,
-        name,
+        runs[0][which][0] if runs else "",
         loss,
         tuple(seed for seed, _ in finished),
         ", ".join(dict.fromkeys(str(stage["selected_by"]) for stage in stages)),
         tuple(stage["best_epoch"] for stage in stages),
         {figure: Spread.of([stage[figure] for stage in stages if stage.get(figure) is not None]) for figure in FIGURES},
-        published.accuracy(cell.config, cell.rate, loss) if name == "robust" else None,
+        published.accuracy(cell.config, cell.rate, loss) if papers else None,
+        tuple(chosen_of(found) for _, found in finished) if which == -1 else (),
     )
 
 

@@ -3,24 +3,30 @@
 import csv
 import io
 import itertools
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ldmi_lightning.benchmarking import published
-from ldmi_lightning.benchmarking.cells import LOG, Cell
+from ldmi_lightning.benchmarking.cells import Cell
+from ldmi_lightning.benchmarking.chosen import Chosen, mean_regrets, tally
 from ldmi_lightning.benchmarking.summary import FIGURES, Row, Spread
+from ldmi_lightning.runs.folder import LOG
 
 HEADS = (
     *("r", "method", "n", "accuracy", "balanced", "last epoch: accuracy", "balanced"),
-    *("selected by", "epoch", "T̂ error", "paper"),
+    *("selected by", "epoch", "chosen", "regret", "T̂ error", "paper"),
+)
+CHOSEN_NUMBERS = (
+    *("chosen_acc_mean", "chosen_acc_std", "chosen_balanced_acc_mean", "chosen_balanced_acc_std"),
+    *("regret_mean", "balanced_regret_mean"),
 )
 NOTE = """\
 Accuracy and balanced accuracy in percent, on clean test labels that no selection saw: of the epoch of each method's last
 stage that was selected by the highest or lowest value of what is named, and of its last epoch. Mean ± standard deviation
-(n - 1 in the denominator) over n seeds; a seed draws the noise too, and all methods get the same labels. T̂ error: mean L1
-distance of the rows of the estimated transition matrix to those of the injected one. r\\*: T is not diagonally dominant."""
+(n - 1 in the denominator) over n seeds; a seed draws the noise too, and all methods get the same labels. Chosen: the stage
+that each run keeps to predict, by held-out noisy labels alone, and its accuracy. Regret, in points of accuracy / of balanced
+accuracy: of the run's best stage, by clean test labels, minus that of the chosen one. T̂ error: mean L1 distance of the rows
+of the estimated transition matrix to those of the injected one. r\\*: T is not diagonally dominant."""
 
 
 def markdown(
@@ -52,12 +58,21 @@ def markdown(
     if failed:
         lines += ["", "Failed, with what each said last:", ""]
         lines += [f"- {name}: {_plain(line)} (see its `{LOG}`)" for name, line in failed.items()]
-    for (data, noise), same in itertools.groupby(rows, lambda row: (row.data, row.noise)):
+    for (data, noise), group in itertools.groupby(rows, lambda row: (row.data, row.noise)):
+        same = list(group)
         lines += ["", f"## {_plain(data)}: {_plain(noise)}", ""]
         lines += [f"| {' | '.join(HEADS)} |", f"|{'---|' * len(HEADS)}"]
         paper = published.find(next(cell.config for cell in cells if (cell.data, cell.noise) == (data, noise)))
         sign = "" if paper and paper.exact else "≈ "
         lines += [f"| {' | '.join(_markdown_cells(row, sign))} |" for row in same]
+        chosen = [each for row in same for each in row.chosen]
+        if regrets := mean_regrets(chosen):
+            accuracy, balanced = (f"{100 * regret:.2f}" for regret in regrets)
+            runs = sum(each is not None for each in chosen)
+            lines += [
+                "",
+                f"Mean regret of the choice, {runs} runs: {accuracy} points of accuracy, {balanced} of balanced accuracy.",
+            ]
         if paper:
             lines += ["", f"paper: Xu et al. (NeurIPS 2019), {paper.source}."]
     return "\n".join(lines) + "\n"
@@ -82,9 +97,34 @@ def _markdown_cells(row: Row, sign: str) -> list[str]:
         *accuracies,
         row.selected_by or "–",
         ", ".join(map(str, row.best_epochs)) or "–",
+        chosen_cell(row.chosen),
+        regret_cell(row.chosen),
         _plus_minus(error, "{:.3f}"),
         "–" if row.paper is None else f"{sign}{row.paper:g}",
     ]
+
+
+def chosen_cell(chosen: Sequence[Chosen | None]) -> str:
+    """Write which stage is kept to predict, and its accuracy in percent.
+
+    >>> one, other = Chosen("robust", 0.66, 0.65, 0.0, 0.0), Chosen("warmup", 0.68, 0.65, 0.01, 0.0)
+    >>> chosen_cell([one]), chosen_cell([one, other]), chosen_cell([None])
+    ('robust 66.00', 'robust 1, warmup 1: 67.00 ± 1.41', '–')
+    """
+    names, known = tally(chosen), [each.test_acc for each in chosen if each is not None]
+    if not known:
+        return "–"
+    return f"{names}{':' if ' ' in names else ''} {percent(Spread.of(known))}"
+
+
+def regret_cell(chosen: Sequence[Chosen | None]) -> str:
+    """Write the mean regret in points of accuracy and of balanced accuracy.
+
+    >>> regret_cell([Chosen("robust", 0.5, 0.5, 0.01, 0.0), Chosen("robust", 0.5, 0.5, 0.02, 0.0)]), regret_cell([])
+    ('1.50 / 0.00', '–')
+    """
+    regrets = mean_regrets(chosen)
+    return "–" if regrets is None else " / ".join(f"{100 * regret:.2f}" for regret in regrets)
 
 
 def percent(share: Spread) -> str:
@@ -108,24 +148,28 @@ def comma_separated(rows: Sequence[Row]) -> str:
     writer.writerow(
         [
             *("data", "noise", "rate", "diagonally_dominant", "method", "stage", "loss", "n", "seeds"),
-            *("selected_by", "best_epochs", *figures, "paper_acc"),
+            *("selected_by", "best_epochs", *figures, "paper_acc", "chosen_stages", *CHOSEN_NUMBERS),
         ]
     )
     for row in rows:
         numbers = [value for figure in FIGURES for value in row.figures[figure]]
+        known = any(row.chosen)
         writer.writerow(
             [
                 *(row.data, row.noise, row.rate, row.dominant, row.method, row.stage, row.loss, len(row.seeds)),
                 *(" ".join(map(str, row.seeds)), row.selected_by, " ".join(map(str, row.best_epochs))),
                 *(None if value is None else f"{value:.6f}" for value in numbers),
                 None if row.paper is None else f"{row.paper / 100:.4f}",
+                " ".join("-" if each is None else each.stage for each in row.chosen) if known else None,
+                *(None if value is None else f"{value:.6f}" for value in _chosen_numbers(row.chosen)),
             ]
         )
     return text.getvalue()
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write so that the file is never seen half-written, whoever else writes it."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)
+def _chosen_numbers(chosen: Sequence[Chosen | None]) -> list[float | None]:
+    known = [each for each in chosen if each is not None]
+    accuracy, balanced = (
+        Spread.of([getattr(each, name) for each in known]) for name in ("test_acc", "test_balanced_acc")
+    )
+    return [*accuracy, *balanced, *(mean_regrets(known) or (None, None))]

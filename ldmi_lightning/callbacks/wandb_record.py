@@ -1,7 +1,7 @@
 """What a W&B run says of itself: its configuration, the noise, and each stage's best epoch."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
@@ -9,14 +9,31 @@ from pytorch_lightning.loggers import WandbLogger
 
 from ldmi_lightning.batch import LabelledData
 
-if TYPE_CHECKING:
-    from ldmi_lightning.module import LDMIModule
+
+class Scored(Protocol):
+    """How far a stage has come."""
+
+    stage: str
+    best_epoch: int | None
+    best_score: float | None
+
+
+@runtime_checkable
+class SelectsEpochs(Protocol):
+    """A module that selects the best epoch of each stage, as :class:`~ldmi_lightning.LDMIModule` does."""
+
+    improved: bool
+    """Whether the last validation found the best weights of the stage so far."""
+
+    @property
+    def progress(self) -> Scored:
+        """How far the running stage has come."""
 
 
 class WandbRecord(Callback):
     """Put the configuration and the noise into the run's config, and the stages' best epochs into its summary.
 
-    Curves stand over ``epoch``, which goes on where a resumed run left it. Does nothing without a WandbLogger.
+    Curves stand over ``epoch``, which a resumed run continues. Does nothing without a WandbLogger.
 
     Args:
         config: the whole configuration, in plain types.
@@ -43,10 +60,11 @@ class WandbRecord(Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep the running stage's best epoch in the summary."""
-        module = cast("LDMIModule", pl_module)
-        if not (trainer.training or trainer.validating) or trainer.sanity_checking or not module.improved:
+        if not (trainer.training or trainer.validating) or trainer.sanity_checking:
             return
-        progress = module.progress
+        if not (isinstance(pl_module, SelectsEpochs) and pl_module.improved):
+            return
+        progress = pl_module.progress
         for run in self._runs(trainer):
             run.summary.update(
                 {

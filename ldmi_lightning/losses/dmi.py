@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.joint import is_singular, joint_matrix, log_dmi
+from ldmi_lightning.joint import back_on, in_float64, is_singular, joint_matrix, log_dmi
 from ldmi_lightning.losses.base import Loss, Predictions
 
 
 class DMILoss(Loss):
-    r""":math:`-\log |\det U|` of the global batch, in float64 and outside autocast.
+    r""":math:`-\log |\det U|` of the global batch, in float64 and outside autocast, on the CPU if the device has no float64.
 
     If noise depends on the class alone, with transition matrix T, then for every classifier
     :math:`\mathcal{L}(\text{noisy}) = \mathcal{L}(\text{clean}) - \log|\det T|` (paper, theorem 4.1): the minimiser
@@ -85,8 +85,9 @@ class DMILoss(Loss):
 
     def forward(self, logits: Tensor, y: Tensor, index: Tensor) -> Tensor:
         r"""Return :math:`-\log|\det U|`; see :class:`~ldmi_lightning.losses.base.Loss` for the arguments."""
-        with torch.autocast(logits.device.type, enabled=False):
-            joint = joint_matrix(logits.double().softmax(dim=1), y)
+        outputs = in_float64(logits)
+        with torch.autocast(outputs.device.type, enabled=False):
+            joint = joint_matrix(outputs.softmax(dim=1), y)
             if self.memory > 0:
                 joint = self.memory * self._memory_for(joint) + (1 - self.memory) * joint
             singular = is_singular(joint.detach())
@@ -96,11 +97,11 @@ class DMILoss(Loss):
             )
             if self.training:
                 self.steps += 1
-                self.singular_steps += singular
+                self.singular_steps += singular.to(self.singular_steps.device)
                 if self.memory > 0:
                     self.joint_memory = torch.where(singular, self.joint_memory, joint.detach())
             scaled = value / (1 - self.memory)
-            return scaled + (value - scaled).detach()
+            return back_on(scaled + (value - scaled).detach(), logits.device)
 
     def _memory_for(self, joint: Tensor) -> Tensor:
         if self.joint_memory.shape != joint.shape:
@@ -116,8 +117,10 @@ class DMILoss(Loss):
         self.steps.zero_()
         self.singular_steps.zero_()
         if steps and singular == steps:
+            # A memory bridges batches that miss a class; one of 0.9 or more has done what it can.
+            remedy = "--model.robust.loss.memory 0.99 or " if self.memory < 0.9 else ""
             raise UserError(
                 f"All {steps} steps of this epoch had a singular joint distribution matrix, so nothing was learnt: each "
-                "batch missed a class, or the outputs are constant or NaN. Try --model.robust.loss.memory 0.99 or a "
-                "larger --data.batch_size, and see that the warm-up learns all classes."
+                f"batch missed a class, or the outputs are constant or NaN. Try {remedy}a larger --data.batch_size, and "
+                "see that the warm-up learns all classes."
             )

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from ldmi_lightning.errors import UserError
+from ldmi_lightning.likelihood import fit_transition
 from ldmi_lightning.losses.base import Predictions, TransitionLoss, global_mean, log_probabilities
 from ldmi_lightning.ranks import sum_over_ranks
 from ldmi_lightning.transition import (
     anchor_transition,
     check_transition_matrix,
-    held_out_transition,
     log_joint,
     posterior_sums,
     renewed_transition,
@@ -26,9 +26,9 @@ class ForwardLoss(TransitionLoss):
 
     Args:
         transition: ``"anchor"``, the authors' estimate from the training set
-            (:func:`~ldmi_lightning.transition.anchor_transition`); ``"held_out"``, the estimate from the noisy
-            validation set (:func:`~ldmi_lightning.transition.held_out_transition`), which suits a model that predicts
-            true labels, as after L_DMI; or the matrix itself, C rows ``T[i]`` of ``P(noisy label | true label i)``.
+            (:func:`~ldmi_lightning.transition.anchor_transition`); ``"held_out"``, the most likely one on the noisy
+            validation set (:func:`~ldmi_lightning.likelihood.fit_transition`), which suits a model that predicts true
+            labels, as after L_DMI; or the matrix itself, C rows ``T[i]`` of ``P(noisy label | true label i)``.
         renew: renew T at the end of each epoch from the posteriors of the training samples seen in it
             (:func:`~ldmi_lightning.transition.renewed_transition`).
 
@@ -116,4 +116,4 @@ def _held_out_estimate(held_out: Predictions) -> Tensor:
             "ForwardLoss(transition='held_out') estimates T from the validation set, but there is none. Give a "
             "validation set, or use --model.STAGE.loss.transition anchor."
         )
-    return held_out_transition(held_out.probs, held_out.y)
+    return torch.from_numpy(fit_transition(held_out.probs.numpy(), held_out.y.numpy()).transition)

@@ -1,12 +1,11 @@
 r"""LCCN, latent class-conditional noise (Yao et al.: Safeguarded dynamic label regression, AAAI 2019)."""
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ldmi_lightning.errors import UserError
+from ldmi_lightning.joint import in_float64
 from ldmi_lightning.losses.base import Predictions, TransitionLoss, global_mean, log_probabilities
 from ldmi_lightning.ranks import gather_over_ranks, is_distributed
 from ldmi_lightning.seeding import base_seed
@@ -64,6 +63,7 @@ class LCCNLoss(TransitionLoss):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         self._steps = 0  # what `steps` holds, for the host, which would have to wait for it
         self._drawn: list[Tensor] = []  # (index, cell) that the other ranks do not know yet
+        self.register_load_state_dict_post_hook(_after_loading)  # type: ignore[no-untyped-call]
 
     @property
     def needs_predictions(self) -> bool:
@@ -100,8 +100,9 @@ class LCCNLoss(TransitionLoss):
                 "predictions of the warmed-up model first. LDMIModule does so when the stage begins."
             )
         log_probs = log_probabilities(logits)
-        weights = log_probs.detach().double().exp() * self.transition.T.index_select(0, y)
-        z = draw(weights, random_bits(base_seed(), self._steps, index))
+        shares = in_float64(log_probs.detach()).exp()
+        weights = shares * self.transition.T.index_select(0, y.to(shares.device))
+        z = draw(weights, random_bits(base_seed(), self._steps, index).to(weights.device)).to(y.device)
         if self.training:
             self._keep(index, len(self.transition) * z + y)
         return global_mean(F.nll_loss(log_probs, z, reduction="none"))
@@ -114,10 +115,10 @@ class LCCNLoss(TransitionLoss):
         self.steps += 1
         self._steps += 1
         if self._steps >= self.warmup_steps and self._steps % self.refresh_every == 0:
-            self._exchange()
+            self.synchronise()
             self.transition = smoothed_transition(self.counts(), self.prior)
 
-    def _exchange(self) -> None:
+    def synchronise(self) -> None:
         """Write what the other ranks have drawn."""
         if self._drawn:
             where, cells = gather_over_ranks(torch.cat(self._drawn)).unbind(dim=1)
@@ -126,11 +127,17 @@ class LCCNLoss(TransitionLoss):
 
     def end_epoch(self) -> None:
         """Make the latent labels equal on all ranks, as a checkpoint takes them from one of them."""
-        self._exchange()
+        self.synchronise()
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+    def follow_buffers(self) -> None:
+        """Take what the host keeps beside the buffers from them, after a state dict was loaded."""
         self._steps, self._drawn = int(self.steps), []
+
+
+def _after_loading(loss: nn.Module, _: object) -> None:
+    # No method of the loss: a copy of it would call the first one's.
+    assert isinstance(loss, LCCNLoss)
+    loss.follow_buffers()
 
 
 def count_cells(cells: Tensor, num_classes: int) -> Tensor:

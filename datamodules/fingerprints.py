@@ -1,0 +1,61 @@
+"""What tells one data set from another: digests of inputs and splits, and transforms in words."""
+
+import hashlib
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from .loaders import Split
+from .streamed import ImageFiles
+
+SIZES = 1000
+"""Of so many image files, spread over a split, the size counts where a run is told from another."""
+TRAINED_ON = ("train", "val")
+
+
+def inputs_digest(splits: Mapping[str, Split], sizes: int | None = None) -> str:
+    """Return the SHA-256 of the training and validation inputs; of images read from files, their names and sizes.
+
+    Args:
+        splits: the data.
+        sizes: how many files of a split to ask for their size, which takes a while where there are a million; ``None`` for all.
+    """
+    digest = hashlib.sha256()
+    for name in TRAINED_ON:
+        x = splits[name].x
+        if isinstance(x, ImageFiles):
+            digest.update(b"\n".join(x.paths.tolist()))
+            for position in range(0, len(x), 1 if sizes is None else 1 + len(x) // sizes):
+                digest.update(b"%d\n" % x.path(position).stat().st_size)
+        else:
+            digest.update(f"{x.dtype} {tuple(x.shape)}\n".encode())
+            digest.update(as_bytes(x))
+    return digest.hexdigest()
+
+
+def split_digest(splits: Mapping[str, Split]) -> str:
+    """Return the SHA-256 of which samples of the original data set are in training, and which in validation."""
+    return hashlib.sha256(b"|".join(bytes(as_bytes(splits[name].original_index)) for name in TRAINED_ON)).hexdigest()
+
+
+def described(transform: nn.Module) -> str:
+    """Return what a transform does, in one line: its parts, their plain settings, and digests of their tensors.
+
+    >>> described(nn.Sequential(nn.ZeroPad2d(2), nn.Flatten(2)))
+    'Sequential(), ZeroPad2d(padding=(2, 2, 2, 2), value=0.0), Flatten(start_dim=2, end_dim=-1)'
+    """
+    parts = []
+    for part in transform.modules():
+        plain = {
+            name: value for name, value in vars(part).items() if isinstance(value, int | float | str | tuple | list)
+        }
+        settings = [f"{name}={value!r}" for name, value in plain.items() if name != "training" and name[0] != "_"]
+        tensors = [*part.named_buffers(recurse=False), *part.named_parameters(recurse=False)]
+        settings += [f"{name}={hashlib.sha256(as_bytes(value)).hexdigest()[:8]}" for name, value in tensors]
+        parts.append(f"{type(part).__name__}({', '.join(settings)})")
+    return ", ".join(parts)
+
+
+def as_bytes(x: Tensor) -> memoryview:
+    """Return the bytes of a tensor on any device."""
+    return x.detach().cpu().contiguous().numpy().data.cast("B")

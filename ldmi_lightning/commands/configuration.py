@@ -1,0 +1,177 @@
+"""The options of the commands that train and use a model, and the configuration that repeats a run."""
+
+import warnings
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
+from typing import Any
+
+import pytorch_lightning as pl
+import yaml
+from jsonargparse import Namespace
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+import ldmi_lightning.models  # noqa: F401  (short class names need the module imported)
+from ldmi_lightning.commands.parser import Parser
+from ldmi_lightning.commands.parsing import (
+    add_own_config,
+    check_mappings,
+    check_seed,
+    configs_first,
+    nulls_in_stages,
+)
+from ldmi_lightning.errors import UserError
+from ldmi_lightning.runs.folder import CONFIG
+from ldmi_lightning.runs.loggers import name_folder
+from ldmi_lightning.training.module import LDMIModule
+
+DEFAULT_SEED = 1
+DEFAULT_DATA = {"class_path": "ldmi_lightning.datamodules.DigitsDataModule"}
+DEFAULT_MODEL = {
+    "class_path": "ldmi_lightning.LDMIModule",
+    "init_args": {
+        "backbone": {"class_path": "ldmi_lightning.models.DigitsCNN"},
+        "warmup": {
+            "loss": {"class_path": "ldmi_lightning.losses.CELoss"},
+            "epochs": 10,
+            "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
+        },
+        "robust": {
+            "loss": {"class_path": "ldmi_lightning.losses.DMILoss", "init_args": {"memory": 0.9}},
+            "epochs": 20,
+            "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
+        },
+    },
+}
+DESCRIPTIONS = {
+    "fit": "Train all stages in one fit, test each on clean labels, and keep all of it in a folder of the run's own.",
+    "validate": "Show a checkpoint's figures on the validation set.",
+    "test": "Show a checkpoint's figures on the clean test set.",
+    "predict": "Write a checkpoint's predictions of the test set to files.",
+}
+
+
+def make_parser(command: str) -> Parser:
+    """Return the parser of ``ldmi fit``, ``validate``, ``test`` or ``predict``."""
+    parser = Parser.of(command, DESCRIPTIONS[command])
+    parser.add_argument(
+        "--seed_everything",
+        type=bool | int,
+        default=DEFAULT_SEED,
+        help="The run's seed: of weights, order, dropout, and of the noise unless it has its own.",
+    )
+    parser.add_lightning_class_args(pl.Trainer, "trainer")
+    parser.add_lightning_class_args(LDMIModule, "model", subclass_mode=True)
+    parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
+    for target in ("model.init_args.num_classes", "model.init_args.backbone.init_args.num_classes"):
+        parser.link_arguments("data", target, compute_fn=number_of_classes, apply_on="instantiate")
+    # Skipped where the data has no such attribute, or the backbone no such argument.
+    parser.link_arguments("data.vocab_size", "model.init_args.backbone.init_args.vocab_size", apply_on="instantiate")
+    parser.add_method_arguments(pl.Trainer, command, skip=set(LightningCLI.subcommands()[command]))
+    if command == "fit":
+        parser.add_argument(
+            "--stage_cache",
+            type=str | None,
+            default=None,
+            help="Folder of finished stages, shared by runs that differ in later ones only (default: none).",
+        )
+    if command == "predict":
+        parser.add_argument(
+            "--output",
+            type=str | None,
+            default=None,
+            help="Folder for the predictions (default: beside the checkpoint).",
+        )
+    parser.set_defaults({"data": DEFAULT_DATA, "model": DEFAULT_MODEL})
+    return parser
+
+
+def in_order(words: list[str]) -> list[str]:
+    """Put the words after ``ldmi`` right before a parser reads them; raise for those that it would misread."""
+    check_mappings(words)
+    return nulls_in_stages(name_folder(configs_first(add_own_config(words, CONFIG))))
+
+
+def parse(parser: LightningArgumentParser, words: list[str]) -> Namespace:
+    """Return the configuration for the words after ``ldmi``, which are in order."""
+    config: Namespace = parser.parse_args(words[1:])
+    check_seed(config.seed_everything)
+    return config
+
+
+def number_of_classes(data: pl.LightningDataModule) -> int:
+    """Return what the model and its backbone are told by the datamodule."""
+    found = getattr(data, "num_classes", None)
+    if not isinstance(found, int):
+        raise UserError(
+            f"The model takes its number of classes from the data, but {type(data).__name__} has no attribute num_classes. "
+            "Give it one."
+        )
+    return found
+
+
+def fill_in_seed(config: Namespace) -> None:
+    """Give noise without a seed of its own that of the run."""
+    noise = noise_of(config)
+    if noise is not None and "init_args" in noise and noise.init_args.get("seed", 0) is None:
+        noise.init_args.seed = config.seed_everything
+
+
+def noise_of(config: Namespace) -> Namespace | None:
+    """Return the configuration of the noise, where the data has some."""
+    noise = config.data.get("init_args", Namespace()).get("noise")
+    return noise if isinstance(noise, Namespace) else None
+
+
+def name_run(config: Namespace) -> tuple[str, str]:
+    """Return the short names of the data set and of the noise, after which a run's folder is named."""
+    noise = noise_of(config)
+    return (
+        config.data.class_path.rsplit(".", 1)[-1].removesuffix("DataModule"),
+        noise.class_path.rsplit(".", 1)[-1].removesuffix("Noise") if noise is not None else "No",
+    )
+
+
+def repeatable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration that repeats a run, in plain types: where a run was resumed from is no part of it.
+
+    Where stages are shared is a matter of one machine, and unknown to ``ldmi test``:
+
+    >>> repeatable({"seed_everything": 1, "ckpt_path": "runs/a/last.ckpt", "stage_cache": "stages"})
+    {'seed_everything': 1, 'ckpt_path': None}
+    """
+    return {key: None if key == "ckpt_path" else value for key, value in config.items() if key != "stage_cache"}
+
+
+def as_plain(parser: LightningArgumentParser, config: Namespace, skip_link_targets: bool = True) -> dict[str, Any]:
+    """Return a configuration in plain types, as YAML holds it."""
+    with warnings.catch_warnings():
+        # Deprecated in later versions of jsonargparse, whose earlier ones do not know the new name.
+        warnings.filterwarnings("ignore", r"(?s).*skip_none")
+        # A callback's default that YAML cannot hold, such as a device.
+        warnings.filterwarnings("ignore", r"(?s).*Unable to serialize instance")
+        text = parser.dump(config, skip_none=False, skip_link_targets=skip_link_targets)
+    plain: dict[str, Any] = yaml.safe_load(text)
+    return plain
+
+
+def parse_fit(words: list[str]) -> dict[str, Any]:
+    """Return the whole configuration that ``ldmi fit`` saves; nothing is seeded, made or written.
+
+    Args:
+        words: those after ``ldmi``: ``fit`` and its options.
+    """
+    parser = _fit_parser()
+    config = parse(parser, in_order(words))
+    fill_in_seed(config)
+    return repeatable(as_plain(parser, config))
+
+
+@cache
+def _fit_parser() -> Parser:
+    return make_parser("fit")
+
+
+def write_yaml(config: Mapping[str, Any]) -> str:
+    """Return a configuration as the text of a file."""
+    return f"# pytorch_lightning=={version('pytorch_lightning')}\n{yaml.safe_dump(dict(config), sort_keys=False)}"

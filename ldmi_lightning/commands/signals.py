@@ -1,0 +1,204 @@
+"""How a command ends at SIGTERM, and how the processes of a run on several ranks end together.
+
+Lightning's own handler broadcasts, and waits for ever where one rank alone is signalled; and while PyTorch waits for another
+rank, no handler of Python's runs at all. So a run on several ranks has a thread that hears of the signal in any case, passes
+it to the ranks that this process has launched, sees when one of them has died, and ends the process where it has not ended
+by itself in time. A single process is left to Lightning while it trains: it stops after the batch.
+"""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, MutableSequence
+from types import FrameType
+from typing import Any
+
+from ldmi_lightning.processes import end_with
+
+EXIT_CODE = 128 + signal.SIGTERM
+GRACE_SECONDS = 10.0
+"""So long may a process take to end by itself."""
+PATIENCE_SECONDS = 2.0
+"""So long may it take to learn by itself, from a broken connection, that another rank has died."""
+POLL_SECONDS = 0.2
+LAUNCHER = "LDMI_LAUNCHER"
+"""Environment variable by which a launched rank knows the process that it must not outlive."""
+
+STOPPED = "stopped by SIGTERM."
+LOST = "Another process of this run has stopped; its own line says why."
+
+Children = MutableSequence["subprocess.Popen[Any]"]
+
+
+class Stopped(SystemExit):
+    """The command was told to end."""
+
+    def __init__(self) -> None:
+        super().__init__(EXIT_CODE)
+
+
+class Ending:
+    """The process's handler of SIGTERM, and the watch over the ranks that it has launched.
+
+    Attributes:
+        begun: whether the process has been told to end.
+        lost: whether that was since a rank that it has launched has died.
+    """
+
+    def __init__(self) -> None:
+        self.begun = self.lost = False
+        self._deadline = float("inf")
+        self._before: Any = None
+        self._hook: Callable[[Any], Any] | None = None
+        self._watched: Callable[[], Children] | None = None
+        self._pipe: tuple[int, int] | None = None
+
+    # -- the handler --------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> "Ending":
+        self.begun = self.lost = False
+        self._deadline = float("inf")
+        if not _in_main_thread():
+            return self
+        self._before, self._hook = signal.getsignal(signal.SIGTERM), sys.unraisablehook
+        sys.unraisablehook = self._unraisable
+        self.install()
+        if _local_rank() > 0 and (launcher := os.environ.get(LAUNCHER)):
+            end_with(int(launcher))
+            self.watch(list)
+        elif _local_rank() == 0:
+            os.environ[LAUNCHER] = str(os.getpid())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._hook is None:
+            return
+        self._stop_watching()
+        if _local_rank() == 0:
+            os.environ.pop(LAUNCHER, None)
+        sys.unraisablehook, self._hook = self._hook, None
+        signal.signal(signal.SIGTERM, self._before)
+
+    def install(self) -> None:
+        """Handle SIGTERM, in the place of whatever did."""
+        if _in_main_thread():
+            signal.signal(signal.SIGTERM, self)
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Raise :class:`Stopped`, once."""
+        ours = signal.getsignal(signal.SIGTERM) is self
+        if not ours:
+            return  # called by Lightning's own handler, which stops a single process after its batch
+        if not self.begun:
+            self.begun = True
+            raise Stopped
+
+    def _unraisable(self, found: Any) -> None:
+        """End at once where Python has swallowed :class:`Stopped`, as it does in a finaliser."""
+        if issubclass(found.exc_type, Stopped):
+            os._exit(EXIT_CODE)
+        if self._hook is not None:
+            self._hook(found)
+
+    # -- the watch ----------------------------------------------------------------------------------------------------
+
+    def watch(self, children: Callable[[], Children]) -> None:
+        """Look after a run on several ranks from now on.
+
+        Args:
+            children: returns the ranks that this process has launched so far.
+        """
+        if self._pipe is not None or not _in_main_thread():
+            self._watched = children
+            return
+        self._watched = children
+        self._pipe = os.pipe()
+        for end in self._pipe:
+            os.set_blocking(end, False)
+        # Python writes to it in the signal's own moment, also while the main thread waits in PyTorch.
+        signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+        threading.Thread(target=self._look_after, args=(self._pipe[0],), daemon=True, name="ranks").start()
+
+    def hurry(self) -> None:
+        """Let the process end within the time of grace, since a fault has ended its run."""
+        self._deadline = min(self._deadline, time.monotonic() + GRACE_SECONDS)
+
+    def close_ranks(self, failed: bool) -> None:
+        """Wait for the ranks that this process has launched, and kill those that do not end in time."""
+        end = time.monotonic() + (PATIENCE_SECONDS if failed else GRACE_SECONDS)
+        children, self._watched = self._children(), None
+        for child in children:
+            try:
+                child.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+    def forget(self) -> None:
+        """Let a forked process, such as one that reads data, be ended by SIGTERM without a word to this one."""
+        if self._pipe is not None:
+            signal.set_wakeup_fd(-1)
+        if signal.getsignal(signal.SIGTERM) is self:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _children(self) -> Children:
+        return [] if self._watched is None else self._watched()
+
+    def _stop_watching(self) -> None:
+        if self._pipe is not None:
+            signal.set_wakeup_fd(-1)
+            pipe, self._pipe, self._watched = self._pipe, None, None
+            os.close(pipe[1])  # the thread reads the end of it, and closes its own
+
+    def _look_after(self, heard: int) -> None:
+        died, woken = float("inf"), False
+        while True:
+            if select.select([heard], [], [], POLL_SECONDS)[0]:
+                told = os.read(heard, 4096)
+                if not told:
+                    os.close(heard)
+                    return
+                if signal.SIGTERM in told and died == float("inf"):
+                    self.hurry()
+                    for child in self._children():
+                        child.terminate()
+            now = time.monotonic()
+            if died == float("inf") and self._forget_dead():
+                died = now
+                self.hurry()
+            if not woken and now > died + PATIENCE_SECONDS:
+                woken = self.lost = True
+                os.kill(os.getpid(), signal.SIGTERM)
+            if now > self._deadline:
+                lost = died < float("inf")
+                os.write(2, f"ldmi: {f'error: {LOST}' if lost else STOPPED}\n".encode())
+                for child in self._children():
+                    child.kill()
+                os._exit(2 if lost else EXIT_CODE)
+
+    def _forget_dead(self) -> bool:
+        """Take ranks that have failed out of the launcher's list, or Lightning would kill this process without a word."""
+        children = self._children()
+        dead = [child for child in children if child.poll()]
+        for child in dead:
+            children.remove(child)
+        return bool(dead)
+
+
+ENDING = Ending()
+"""The process's own: a process has one handler of a signal."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=ENDING.forget)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK") or 0)

@@ -1,0 +1,117 @@
+"""The clean test of each stage's checkpoints, and the transition matrix T̂ that each stage implies."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from numpy.typing import NDArray
+from pytorch_lightning.utilities.model_helpers import is_overridden
+
+from ldmi_lightning.datamodules import NoisyDataModule
+from ldmi_lightning.likelihood import fit_transition
+from ldmi_lightning.losses import DMILoss, TransitionLoss
+from ldmi_lightning.runs.folder import LAST
+from ldmi_lightning.training.module import LDMIModule
+from ldmi_lightning.training.predictions import predict_split
+from ldmi_lightning.training.stage_loop import StageCheckpoint
+
+FIGURES = {
+    "test_acc": ("best", "test/acc"),
+    "test_balanced_acc": ("best", "test/balanced_acc"),
+    "test_acc_last": ("last", "test/acc"),
+    "test_balanced_acc_last": ("last", "test/balanced_acc"),
+}
+
+
+def test_stages(
+    trainer: pl.Trainer, module: LDMIModule, data: pl.LightningDataModule, checkpoint: StageCheckpoint
+) -> dict[str, dict[str, Any]]:
+    """Test each stage's last and best checkpoint on the clean test set; the module is left with the chosen stage's best.
+
+    Only that stage's figures reach the loggers, as ``test/acc`` and ``test/balanced_acc`` of the run.
+
+    Returns:
+        For each stage, in order, ``loss``, ``epochs``, ``best_epoch``, ``selected_by`` and the figures; ``None`` for what
+        cannot be known. T̂ of the best epoch and its ``transition_error``, too: that of the loss where it has one, and
+        after DMI the most likely one. Never after cross-entropy, whose outputs are probabilities of NOISY labels.
+    """
+    summaries = module.stage_summaries()
+    chosen = module.chosen or list(summaries)[-1]
+    loggers, trainer.loggers = trainer.loggers, []
+    testable = is_overridden("test_dataloader", data, pl.LightningDataModule)
+    tested: dict[str, dict[str, Any]] = {}
+    for name in sorted(summaries, key=lambda each: each == chosen):
+        measured: dict[str, dict[str, float]] = {}
+        for which in ("last", "best"):
+            path = _checkpoint(checkpoint, name, which, is_newest=name == list(summaries)[-1])
+            if testable and path is not None:
+                trainer.loggers = loggers if (name, which) == (chosen, "best") else []
+                trainer.test(module, datamodule=data, ckpt_path=path, verbose=False, weights_only=True)
+                measured[which] = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        kept = {key: summaries[name][key] for key in ("loss", "epochs", "best_epoch", "selected_by")}
+        figures = {key: measured.get(which, {}).get(metric) for key, (which, metric) in FIGURES.items()}
+        tested[name] = kept | {key: None if value is None else round(value, 6) for key, value in figures.items()}
+        # The test of the best checkpoint, the last one, has loaded the weights and the matrix of that epoch.
+        found = estimate(trainer, module, data, name, loaded="best" in measured)
+        if found is not None:
+            tested[name] |= compare_with_injected(found, data)
+    trainer.loggers = loggers
+    return {name: tested[name] for name in summaries}
+
+
+def _checkpoint(checkpoint: StageCheckpoint, stage: str, which: Any, is_newest: bool) -> Path | None:
+    """Return a stage's checkpoint; the last of one that was resumed with fewer epochs than it had run is the newest."""
+    path = checkpoint.path_of(stage, which)
+    if not path.is_file() and which == "last" and is_newest:
+        path = path.with_name(LAST)
+    return path if path.is_file() else None
+
+
+def estimate(
+    trainer: pl.Trainer, module: LDMIModule, data: pl.LightningDataModule, stage: str, loaded: bool
+) -> NDArray[np.float64] | None:
+    """Return T̂ of a stage, shape ``(C, C)``; ``None`` for one whose outputs imply none.
+
+    Args:
+        trainer: has tested the module.
+        module: holds the stage's best epoch, if ``loaded``.
+        data: its validation set is predicted, as far as the Trainer limits it.
+        stage: its name.
+        loaded: whether the module holds that epoch.
+    """
+    loss = module.losses[stage]
+    if isinstance(loss, TransitionLoss):
+        return np.asarray(loss.transition.detach().cpu().numpy(), dtype=np.float64)
+    if not (isinstance(loss, DMILoss) and loaded and is_overridden("val_dataloader", data, pl.LightningDataModule)):
+        return None
+    device = module.device
+    module.to(trainer.strategy.root_device)  # Lightning takes the module off a GPU after each test
+    probs, y, _ = predict_split(module, held_out_batches(trainer, data))
+    module.to(device)
+    return fit_transition(probs.double().numpy(), y.numpy()).transition if len(y) else None
+
+
+def held_out_batches(trainer: pl.Trainer, data: pl.LightningDataModule) -> Iterator[Any]:
+    """Return the batches of the validation set that the Trainer's limit leaves."""
+    loaders: Any = data.val_dataloader()
+    limit = trainer.limit_val_batches
+    for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
+        if isinstance(limit, float) and limit == 1:
+            yield from loader
+        else:
+            yield from islice(loader, limit if isinstance(limit, int) else int(limit * len(loader)))
+
+
+def compare_with_injected(transition: NDArray[np.float64], data: pl.LightningDataModule) -> dict[str, Any]:
+    """Return T̂ and its error: the mean over true classes of the L1 distance to the injected row; ``None`` if unknown."""
+    injected = None
+    if isinstance(data, NoisyDataModule) and data.labels_are_true("train"):
+        injected = data.noise.transition_matrix(len(transition))
+    error = None if injected is None else float(abs(transition - injected).sum(axis=1).mean())
+    return {
+        "transition": transition.round(6).tolist(),
+        "transition_error": None if error is None else round(error, 6),
+    }

@@ -1,0 +1,34 @@
+"""Processes that end together with the one that started them, however that ends; on Linux alone."""
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+
+_PARENT_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of prctl(2)."""
+
+
+def end_with(parent: int) -> None:
+    """Let this process be killed as soon as its parent ends.
+
+    Args:
+        parent: process id of the parent; where it has ended already, so does this process now.
+    """
+    if sys.platform.startswith("linux"):
+        _end_with(parent, ctypes.CDLL(None))
+
+
+def end_with_parent() -> Callable[[], None] | None:
+    """Return what a child calls first, as ``preexec_fn``, so that it does not outlive this process."""
+    if not sys.platform.startswith("linux"):
+        return None
+    return partial(_end_with, os.getpid(), ctypes.CDLL(None))  # loaded here: between fork and exec little is safe
+
+
+def _end_with(parent: int, libc: ctypes.CDLL) -> None:
+    libc.prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

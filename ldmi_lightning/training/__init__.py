@@ -1,0 +1,1 @@
+"""What trains: the module, its stages, and how they follow one another."""

@@ -1,0 +1,295 @@
+"""LDMIModule: a backbone, and the stages that train it, in one ``trainer.fit``."""
+
+from typing import Any, cast
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.trainer.states import TrainerFn
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from ldmi_lightning import cpu_speed
+from ldmi_lightning.method import Clock
+from ldmi_lightning.seeding import NOT_SEEDED, base_seed, derived_seed, is_seeded
+from ldmi_lightning.training import checks, compat, nets, resume, trainer_rules
+from ldmi_lightning.training.checked_io import check_what_is_read
+from ldmi_lightning.training.evaluation import HeldOut
+from ldmi_lightning.training.optimizers import make_optimizer, step_on_plateau, with_scheduler
+from ldmi_lightning.training.predictions import labelled_data, predict_split, stage_data
+from ldmi_lightning.training.stage_loop import StageCheckpoint, StageStart, put_first
+from ldmi_lightning.training.staged import StagedClassifier
+from ldmi_lightning.training.stages import SECOND, Stage, name_stages
+
+
+class LDMIModule(StagedClassifier):
+    """A classifier trained in stages: a warm-up, then a loss that withstands label noise.
+
+    At each switch the weights of the stage's best epoch are put back, the next loss is prepared, and a new optimizer and
+    scheduler are made. When ``fit`` returns, the module holds the best weights of the stage that held-out noisy labels
+    chose (:mod:`ldmi_lightning.training.selection`).
+
+    Args:
+        backbone: any module that maps inputs to logits ``(N, num_classes)``; ``None`` where a subclass overrides
+            :meth:`build_backbone`.
+        num_classes: C.
+        warmup: the first stage, usually cross-entropy.
+        robust: the second stage, usually :class:`~ldmi_lightning.losses.DMILoss`; ``None`` for the warm-up alone.
+        refine: a third stage, usually :class:`~ldmi_lightning.losses.ForwardLoss` with the transition matrix that the
+            robust stage implies; ``None`` for none.
+        warm_start: file with the backbone's weights (a checkpoint, or ``torch.save(backbone.state_dict(), path)``) from
+            which the second stage begins; the first is then skipped. ``None`` to train it.
+        more_stages: stages that follow, by name, in order; ``None`` for none.
+
+    >>> from ldmi_lightning.losses import CELoss, DMILoss
+    >>> module = LDMIModule(
+    ...     nn.Linear(4, 3), num_classes=3, warmup=Stage(CELoss(), epochs=2), robust=Stage(DMILoss(0.99), epochs=2)
+    ... )
+    >>> module(torch.zeros(5, 4)).shape
+    torch.Size([5, 3])
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module | None = None,
+        num_classes: int = 0,
+        warmup: Stage | None = None,
+        robust: Stage | None = None,
+        refine: Stage | None = None,
+        warm_start: str | None = None,
+        more_stages: dict[str, Stage] | None = None,
+    ) -> None:
+        super().__init__(backbone, num_classes, name_stages(warmup, robust, refine, more_stages))
+        if warm_start is not None and len(self.stages) < 2:
+            raise checks.no_stage_after(warm_start)
+        self.warm_start = warm_start
+        second = [name for name, _ in self.named_parameters() if name.startswith(SECOND)]
+        compat.leave_out_of_ddp(self, [*nets.tensor_names(self.losses, "losses."), *second])
+        self.improved = False
+        """Whether the last validation found the running stage's best weights so far."""
+        # No buffer: DDP would copy rank 0's sum over the others'.
+        self._loss_sum = torch.zeros(())
+        self._steps = 0
+
+    # -- stages -------------------------------------------------------------------------------------------------------
+
+    def _tell_length(self) -> None:
+        trainer_rules.set_length(
+            self.trainer, self.course.total_epochs({name: self.epochs_of(name) for name in self.stages})
+        )
+
+    def _begin_next_stage(self) -> None:
+        start, nets_before = self.course.why_from(), self.stage.loss.networks
+        self._restore_best()
+        self.course.begin_next(self.trainer.current_epoch)
+        if self.stage.loss.networks > nets_before and self.second_backbone is not None:
+            self.second_backbone.load_state_dict(self.make_second().state_dict())
+        self._prepare()  # by the nets of the stage before
+        self.holds = name = self.progress.stage
+        self.trainer.strategy.setup_optimizers(self.trainer)
+        trainer_rules.restart_early_stopping(self.trainer)
+        self._tell_length()
+        self.print(f"{name}: {type(self.stage.loss).__name__} for up to {self.stage.epochs} epochs, from {start}.")
+
+    def _prepare(self) -> None:
+        if self.stage.loss.needs_predictions:
+            self.stage.loss.prepare(*(predict_split(self, batches) for batches in stage_data(self.trainer)))
+
+    def _restore_best(self) -> None:
+        """Put the running stage's best epoch back: nets, and the state of its loss."""
+        if self.progress.best_weights is not None:
+            self.backbone.load_state_dict(self.progress.best_weights)
+            self.load_state_dict(self.progress.best_state, strict=False)
+
+    # -- what the Trainer calls, in this order ------------------------------------------------------------------------
+
+    def meet_trainer(self, trainer: pl.Trainer) -> None:
+        """Let the stages say how long a fit lasts."""
+        if trainer.state.fn == TrainerFn.FITTING and not compat.is_fast_dev_run(trainer):
+            trainer_rules.claim_length(trainer, sum(stage.epochs for stage in self.stages.values()))
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Add the callbacks that walk the stages, while fitting, in the place of Lightning's untouched default."""
+        trainer = self.trainer
+        if trainer.state.fn != TrainerFn.FITTING:
+            return []
+        trainer_rules.refuse_callbacks(trainer)
+        save = bool(trainer.checkpoint_callbacks) and not compat.is_fast_dev_run(trainer)
+        trainer_rules.drop_default_checkpoint(trainer)
+        present = {type(callback) for callback in compat.callbacks_of(trainer)}
+        missing: list[Callback] = [] if StageStart in present else [StageStart()]
+        return missing if StageCheckpoint in present else [*missing, StageCheckpoint(save=save)]
+
+    def setup(self, stage: str) -> None:
+        """Check, before anything is trained, that the stages can work with the data."""
+        trainer, data = self.trainer, labelled_data(self.trainer)
+        check_what_is_read(trainer)
+        self._labels_unchecked = data is None
+        names = list(map(str, getattr(getattr(trainer, "datamodule", None), "class_names", []))) or None
+        if stage != "fit":
+            resume.refuse_other_classes(self.class_names, names)
+            return
+        self.class_names = names
+        put_first(trainer)
+        self.course.begin()
+        self.holds = self.progress.stage
+        if self.warm_start is not None:
+            self._start_warm(self.warm_start)
+        trainer_rules.start_anew(trainer)
+        checks.check_fit(trainer, data, self)
+
+    def _start_warm(self, path: str) -> None:
+        """Begin with the second stage, from given weights."""
+        weights, lr, taken = nets.given_weights(path, self.backbone)
+        if taken:
+            self.print(f"warm_start: the names of the weights in {path} begin with {taken}, which is taken off.")
+        self.backbone.load_state_dict(weights)
+        self.progress.lr = lr
+        self.course.begin_next(epoch=0)
+        self.holds = self.progress.stage
+
+    def configure_model(self) -> None:
+        """Synchronise BatchNorm over GPUs, so that its batch is the global one there too."""
+        trainer = compat.trainer_of(self)
+        if trainer is None or trainer.world_size == 1 or not nets.has_batch_norm(self.backbone):
+            return
+        if trainer.strategy.root_device.type == "cuda":
+            self.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(self.backbone)
+            if self.second_backbone is not None:
+                self.second_backbone = nn.SyncBatchNorm.convert_sync_batchnorm(self.second_backbone)
+        elif trainer.state.fn == TrainerFn.FITTING:
+            self.print("BatchNorm uses each process's part of the batch: PyTorch can synchronise it on GPUs only.")
+
+    def on_fit_start(self) -> None:
+        """Tell the Trainer how long the stages last, counting what a checkpoint says has already been run."""
+        now = self.progress
+        if now.epochs >= self.epochs_of(now.stage) and not now.over:
+            self.print(
+                f"{now.stage} has run {now.epochs} epochs already, and {self.stage.epochs} are asked for: it is over."
+            )
+            self.course.end_stage()
+        self._tell_length()
+        if not is_seeded():
+            self.print(NOT_SEEDED)
+        if self.device.type == "cpu":
+            cpu_speed.prepare_process()
+
+    def on_train_start(self) -> None:
+        """Check the losses against the batch size of someone else's loader, now that there is one."""
+        if labelled_data(self.trainer) is None:
+            checks.check_loader(self.trainer, self.num_classes, self.stages)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Make the running stage's optimizer and scheduler."""
+        trained = [*self._trained(), self.stage.loss]
+        parameters = [parameter for part in trained for parameter in part.parameters()]
+        optimizer = make_optimizer(self.stages, self.progress.stage, parameters, self.course.first_stage_lr)
+        return with_scheduler(optimizer, self.progress.stage, self.stage)
+
+    def _trained(self) -> list[nn.Module]:
+        second = self.stage.loss.networks == 2
+        return [self.backbone, *([cast(nn.Module, self.second_backbone)] if second else [])]
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step a scheduler at the epoch's end, but ReduceLROnPlateau in :meth:`on_train_epoch_end`."""
+        if not isinstance(scheduler, ReduceLROnPlateau):
+            super().lr_scheduler_step(scheduler, metric)
+
+    def begin_epoch(self) -> None:
+        """Switch stages where the running one is over; :class:`StageStart` calls it before all other callbacks."""
+        self._seed_epoch()  # the pass between two stages may draw, too, where the data is someone else's
+        if self.progress.over:
+            self._begin_next_stage()
+        elif self.trainer.current_epoch == 0:
+            self._prepare()
+        if data := labelled_data(self.trainer):
+            data.views = self.stage.loss.views
+        self.progress.lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the epoch's sums and batches."""
+        self._seed_epoch()  # callbacks may have drawn
+        self._loss_sum = torch.zeros((), device=self.device)
+        self._steps = 0
+        compat.begin_batches_anew(self.trainer)
+
+    def _seed_epoch(self) -> None:
+        # Order and dropout in an epoch depend on the epoch, not on how the run came to it: a resumed run repeats it.
+        torch.manual_seed(derived_seed(base_seed(), self.trainer.current_epoch, self.trainer.global_rank))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return what the running stage's method minimises."""
+        taken = self.checked(batch, batch_idx)
+        checks.check_views(taken, self.stage.loss)
+        clock = Clock(self.trainer.current_epoch - self.progress.first_epoch, self.stage.epochs, batch_idx)
+        try:
+            loss = self.stage.loss.step(self.nets(), taken, clock)
+        except ValueError as error:
+            checks.explain_one_sample(error, self.backbone)
+            raise
+        self._loss_sum.add_(loss.detach())
+        self._steps += 1
+        return loss
+
+    def on_after_backward(self) -> None:
+        """Average over the ranks the gradients that DDP leaves alone."""
+        if self.trainer.world_size > 1:
+            left = [*self._trained()[1:], self.stage.loss]
+            nets.average_gradients(parameter for part in left for parameter in part.parameters())
+
+    def select(self, held_out: HeldOut) -> None:
+        """Take the weights if this validation is the running stage's best."""
+        name = self.progress.stage
+        checks.check_held_out(held_out.joint, self.trainer, name, self.stage)
+        self.log("val/decision_score", held_out.decision_score(), sync_dist=True)
+        known = {**self.trainer.callback_metrics, **held_out.figures}
+        score = checks.score_of(known, name, self.stage.selected_by)
+        self.stage.loss.synchronise()
+        state = {key: value for key, value in self.state_dict().items() if key.startswith((f"losses.{name}.", SECOND))}
+        weights = self.backbone.state_dict()
+        self.improved = self.course.select(score, self.trainer.current_epoch, held_out, weights, state)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch, and stop a run that learns nothing."""
+        loss = float(self.trainer.strategy.reduce(self._loss_sum / max(self._steps, 1), reduce_op="mean"))
+        name = self.progress.stage
+        self.stage.loss.end_epoch()
+        checks.check_loss(loss, self.trainer.current_epoch, name)
+        values = {"train/loss": loss, "lr": self.progress.lr or 0.0, "stage": float(list(self.stages).index(name))}
+        self.log_dict(values, sync_dist=True, logger=False)
+        # Lightning would write them after the checkpoint, and a kill in between would lose them.
+        for logger in self.loggers:
+            logger.log_metrics({**values, "epoch": self.trainer.current_epoch}, self.trainer.global_step - 1)
+            logger.save()
+        if self.progress.last_score is not None:
+            for config in self.trainer.lr_scheduler_configs:
+                step_on_plateau(config.scheduler, self.progress.last_score, name, self.stage)
+
+    def end_epoch(self) -> bool:
+        """Close the epoch and decide whether the stage is over; StageCheckpoint calls it after all other callbacks.
+
+        Returns:
+            Whether it was a whole epoch: one that ``max_time`` cut short is run again when the run is resumed.
+        """
+        trainer = self.trainer
+        late = trainer_rules.out_of_time(trainer)
+        if late and not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            return False
+        stopped = trainer.should_stop and not late  # by a user's EarlyStopping; max_time ends the run instead
+        self.course.end_epoch(trainer.current_epoch, self.epochs_of(self.progress.stage), stopped)
+        if stopped and self.next_stage is not None:
+            trainer.should_stop = False
+        self._tell_length()
+        return True
+
+    def on_fit_end(self) -> None:
+        """Leave the module with the best weights of the chosen stage, also where a finished run was resumed."""
+        if self.progress.best_epoch is None:
+            self.print(f"The model holds the last weights of {self.progress.stage}, which never saw a validation.")
+        self._restore_best()
+        kept = self.course.choice.kept
+        if self.chosen is not None and kept is not None and kept.weights is not None:
+            self.backbone.load_state_dict(kept.weights)
+            self.load_state_dict(kept.second, strict=False)
+            self.holds = kept.stage

@@ -1,0 +1,117 @@
+"""The nets that a module trains: the backbone, a second one like it, and weights to begin with."""
+
+from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ldmi_lightning.checkpoints import misfit, read_weights
+from ldmi_lightning.errors import UserError
+from ldmi_lightning.ranks import is_distributed
+from ldmi_lightning.seeding import base_seed, derived_seed
+
+SECOND_NET = 2
+"""What the second net's seed is derived from, beside the base seed."""
+PREFIXES = ("backbone.", "module.", "_orig_mod.", "net.", "model.")
+"""What other code puts before the names of a net's weights: wrappers of PyTorch's, and common attributes."""
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def check_logits(net: nn.Module, num_classes: int) -> None:
+    """See that whatever a net returns has one logit for each class."""
+    net.register_forward_hook(partial(_refuse_other_shapes, num_classes))
+
+
+def _refuse_other_shapes(num_classes: int, net: nn.Module, _: object, logits: Tensor) -> None:
+    if logits.ndim != 2 or logits.shape[1] != num_classes:
+        raise UserError(
+            f"The backbone {type(net).__name__} must return logits of shape (N, {num_classes}), one for each class, but "
+            f"returned shape {tuple(logits.shape)}. Change its last layer, or num_classes."
+        )
+
+
+def second_like(net: nn.Module, build: Callable[[], nn.Module] | None = None) -> nn.Module:
+    """Return a net of the same build with weights of its own, drawn from a seed of its own.
+
+    Args:
+        net: the first net.
+        build: makes one; ``None`` copies the first and draws the weights of each of its parts anew.
+
+    Raises:
+        UserError: a part of the net has weights that it cannot draw anew.
+
+    >>> one = nn.Linear(2, 2)
+    >>> second_like(one).weight.shape, bool((second_like(one).weight == one.weight).any())
+    (torch.Size([2, 2]), False)
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derived_seed(base_seed(), SECOND_NET))
+        if build is not None:
+            return build()
+        second = deepcopy(net)
+        for name, part in second.named_modules():
+            reset = getattr(part, "reset_parameters", None)
+            if callable(reset):
+                reset()
+            elif next(part.parameters(recurse=False), None) is not None:
+                raise UserError(
+                    f"A method of two nets draws the second one's weights anew, but {name or 'the backbone'} "
+                    f"({type(part).__name__}) has no reset_parameters(): give it one, or override build_backbone()."
+                )
+    return second
+
+
+def has_batch_norm(net: nn.Module) -> bool:
+    """Whether a net normalises by its batch."""
+    return any(isinstance(part, BATCH_NORMS) for part in net.modules())
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Average the gradients that DDP was told to leave alone over the ranks, in one sum; all ranks call it."""
+    grads = [each.grad for each in parameters if each.grad is not None]
+    if not (is_distributed() and grads):
+        return
+    flat = torch.cat([grad.flatten() for grad in grads])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for grad, part in zip(grads, flat.split([grad.numel() for grad in grads]), strict=True):
+        grad.copy_(part.view_as(grad))
+
+
+def without_prefix(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
+    """Return weights under a net's own names, and what was taken off the front of each name to get there.
+
+    >>> one = {"weight": torch.zeros(1)}
+    >>> without_prefix({"module.net.weight": torch.ones(1)}, one)
+    ({'weight': tensor([1.])}, 'module.net.')
+    >>> without_prefix({"bias": torch.ones(1)}, one)[1]
+    ''
+    """
+    found, taken = dict(weights), ""
+    while misfit(found, own):
+        prefix = next((each for each in PREFIXES if found and all(name.startswith(each) for name in found)), None)
+        if prefix is None:
+            return dict(weights), ""
+        found, taken = {name.removeprefix(prefix): value for name, value in found.items()}, taken + prefix
+    return found, taken
+
+
+def given_weights(path: str, net: nn.Module) -> tuple[dict[str, Tensor], float | None, str]:
+    """Return weights for a net from a file, the learning rate that they were trained to, and what was taken off their names.
+
+    Raises:
+        UserError: the file cannot be used, or holds weights of another net.
+    """
+    weights, lr = read_weights(path)
+    weights, taken = without_prefix(weights, net.state_dict())
+    if fault := misfit(weights, net.state_dict()):
+        raise UserError(f"--model.warm_start {path} holds weights of another backbone: {fault}.")
+    return weights, lr, taken
+
+
+def tensor_names(module: nn.Module, prefix: str) -> list[str]:
+    """Return the names of all parameters and buffers."""
+    return [f"{prefix}{name}" for named in (module.named_parameters(), module.named_buffers()) for name, _ in named]
