@@ -9,7 +9,7 @@ import pytest
 
 import ldmi_lightning
 from ldmi_lightning.commands import COMMANDS, help_page, main
-from ldmi_lightning.commands.noise import OPTIONS
+from ldmi_lightning.commands.noise_help import OPTIONS
 from ldmi_lightning.commands.noise_run import make_parser
 
 MEASURE = """

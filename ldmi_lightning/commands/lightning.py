@@ -122,6 +122,7 @@ class LDMICLI(LightningCLI):
         if config.get("enable_model_summary") is None:
             kwargs["enable_model_summary"] = False
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        ENDING.at_work = True
         if trainer.world_size > 1:
             ENDING.watch(lambda: getattr(trainer.strategy.launcher, "procs", []))
         return trainer

@@ -12,7 +12,7 @@ import pytorch_lightning as pl
 
 from ldmi_lightning import files, pictures
 from ldmi_lightning.commands.configuration import DEFAULT_DATA, DEFAULT_SEED, in_order
-from ldmi_lightning.commands.noise import DATA, DESCRIPTION, LABELS, OPTIONS, PICTURE
+from ldmi_lightning.commands.noise_help import DATA, DESCRIPTION, LABELS, OPTIONS, PICTURE
 from ldmi_lightning.commands.noise_summary import describe, look
 from ldmi_lightning.commands.parser import Parser
 from ldmi_lightning.commands.parsing import check_seed

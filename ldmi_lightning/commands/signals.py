@@ -9,13 +9,14 @@ by itself in time. A single process is left to Lightning while it trains: it sto
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, MutableSequence
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from ldmi_lightning.processes import end_with
 
@@ -47,29 +48,30 @@ class Ending:
     Attributes:
         begun: whether the process has been told to end.
         lost: whether that was since a rank that it has launched has died.
+        at_work: whether the command has something to put in order before it ends; it ends at once before that.
     """
 
     def __init__(self) -> None:
-        self.begun = self.lost = False
+        self.begun = self.lost = self.at_work = False
         self._deadline = float("inf")
         self._before: Any = None
         self._hook: Callable[[Any], Any] | None = None
         self._watched: Callable[[], Children] | None = None
-        self._pipe: tuple[int, int] | None = None
+        self._wake: socket.socket | None = None
 
     # -- the handler --------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> "Ending":
-        self.begun = self.lost = False
+        self.begun = self.lost = self.at_work = False
         self._deadline = float("inf")
         if not _in_main_thread():
             return self
         self._before, self._hook = signal.getsignal(signal.SIGTERM), sys.unraisablehook
         sys.unraisablehook = self._unraisable
         self.install()
+        self._start_watch()
         if _local_rank() > 0 and (launcher := os.environ.get(LAUNCHER)):
             end_with(int(launcher))
-            self.watch(list)
         elif _local_rank() == 0:
             os.environ[LAUNCHER] = str(os.getpid())
         return self
@@ -77,7 +79,7 @@ class Ending:
     def __exit__(self, *_: object) -> None:
         if self._hook is None:
             return
-        self._stop_watching()
+        self._stop_watch()
         if _local_rank() == 0:
             os.environ.pop(LAUNCHER, None)
         sys.unraisablehook, self._hook = self._hook, None
@@ -93,16 +95,26 @@ class Ending:
         ours = signal.getsignal(signal.SIGTERM) is self
         if not ours:
             return  # called by Lightning's own handler, which stops a single process after its batch
+        if not self.at_work:
+            self._end_now()  # in the midst of an import, an exception might be caught
         if not self.begun:
             self.begun = True
+            self.hurry()
             raise Stopped
 
     def _unraisable(self, found: Any) -> None:
         """End at once where Python has swallowed :class:`Stopped`, as it does in a finaliser."""
         if issubclass(found.exc_type, Stopped):
-            os._exit(EXIT_CODE)
+            self._end_now()
         if self._hook is not None:
             self._hook(found)
+
+    def _end_now(self, lost: bool = False) -> NoReturn:
+        """End without the main thread, which may be waiting for something that never comes."""
+        os.write(2, f"ldmi: {f'error: {LOST}' if lost else STOPPED}\n".encode())
+        for child in self._children():
+            child.kill()
+        os._exit(2 if lost else EXIT_CODE)
 
     # -- the watch ----------------------------------------------------------------------------------------------------
 
@@ -112,16 +124,7 @@ class Ending:
         Args:
             children: returns the ranks that this process has launched so far.
         """
-        if self._pipe is not None or not _in_main_thread():
-            self._watched = children
-            return
         self._watched = children
-        self._pipe = os.pipe()
-        for end in self._pipe:
-            os.set_blocking(end, False)
-        # Python writes to it in the signal's own moment, also while the main thread waits in PyTorch.
-        signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
-        threading.Thread(target=self._look_after, args=(self._pipe[0],), daemon=True, name="ranks").start()
 
     def hurry(self) -> None:
         """Let the process end within the time of grace, since a fault has ended its run."""
@@ -140,7 +143,7 @@ class Ending:
 
     def forget(self) -> None:
         """Let a forked process, such as one that reads data, be ended by SIGTERM without a word to this one."""
-        if self._pipe is not None:
+        if self._wake is not None:
             signal.set_wakeup_fd(-1)
         if signal.getsignal(signal.SIGTERM) is self:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -148,37 +151,41 @@ class Ending:
     def _children(self) -> Children:
         return [] if self._watched is None else self._watched()
 
-    def _stop_watching(self) -> None:
-        if self._pipe is not None:
-            signal.set_wakeup_fd(-1)
-            pipe, self._pipe, self._watched = self._pipe, None, None
-            os.close(pipe[1])  # the thread reads the end of it, and closes its own
+    def _start_watch(self) -> None:
+        heard, self._wake = socket.socketpair()
+        self._wake.setblocking(False)
+        # Python writes to it in the signal's own moment, also while the main thread waits in PyTorch.
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self._look_after, args=(heard,), daemon=True, name="ending").start()
 
-    def _look_after(self, heard: int) -> None:
+    def _stop_watch(self) -> None:
+        self._watched = None
+        if self._wake is not None:
+            signal.set_wakeup_fd(-1)
+            self._wake.close()  # by which the thread ends
+            self._wake = None
+
+    def _look_after(self, heard: socket.socket) -> None:
         died, woken = float("inf"), False
         while True:
             if select.select([heard], [], [], POLL_SECONDS)[0]:
-                told = os.read(heard, 4096)
+                told = heard.recv(4096)
                 if not told:
-                    os.close(heard)
+                    heard.close()
                     return
-                if signal.SIGTERM in told and died == float("inf"):
+                if signal.SIGTERM in told and self._watched is not None and not woken:
                     self.hurry()
                     for child in self._children():
                         child.terminate()
             now = time.monotonic()
-            if died == float("inf") and self._forget_dead():
+            if self._forget_dead() and self._deadline == float("inf"):
                 died = now
                 self.hurry()
             if not woken and now > died + PATIENCE_SECONDS:
                 woken = self.lost = True
                 os.kill(os.getpid(), signal.SIGTERM)
             if now > self._deadline:
-                lost = died < float("inf")
-                os.write(2, f"ldmi: {f'error: {LOST}' if lost else STOPPED}\n".encode())
-                for child in self._children():
-                    child.kill()
-                os._exit(2 if lost else EXIT_CODE)
+                self._end_now(lost=died < float("inf"))
 
     def _forget_dead(self) -> bool:
         """Take ranks that have failed out of the launcher's list, or Lightning would kill this process without a word."""
