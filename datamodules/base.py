@@ -174,7 +174,7 @@ class NoisyDataModule(pl.LightningDataModule):
                 **{f"data.noise ({key})": noise[key] for key in ("injector", "seed", "requested_rate", "sha256")},
                 "data.class_names": [str(name) for name in self.class_names],
                 "data (split, SHA-256)": split_digest(self.splits),
-                "data (inputs, SHA-256)": inputs_digest(self.splits, sizes=SIZES),
+                "data (inputs of --data.root, SHA-256)": inputs_digest(self.splits, sizes=SIZES),
                 "data (training transform)": described(self.train_transform()),
                 "data (transform)": described(self.eval_transform()),
             }

@@ -151,7 +151,7 @@ def small(epochs: int = 3, robust: int = 2) -> LDMIModule:
 @pytest.mark.parametrize(
     ("change", "key"),
     [
-        ({"changed": True}, r"data \(inputs, SHA-256\)"),
+        ({"changed": True}, r"data \(inputs of --data.root, SHA-256\)"),
         ({"split_seed": 3}, r"sha256|split"),
         ({"augmentation": RandomFlip()}, r"data \(training transform\)"),
         ({"augmentation": RandomCrop(6, padding=2)}, r"data \(training transform\)"),

@@ -316,7 +316,11 @@ def test_run_goes_on_with_the_same_words_and_with_no_others(
     folder = fit(written, *SMALL)
     (folder / "last.ckpt").write_bytes((folder / "warmup-last.ckpt").read_bytes())  # as if stopped at the switch
     again = ["fit", "--config", str(folder / "config.yaml"), "--ckpt_path", str(folder / "last.ckpt")]
-    swapped = {split: ([f"{text} extra" for text in texts], labels) for split, (texts, labels) in reviews().items()}
+    # Each word gets another spelling, so that the token ids stay what they were.
+    swapped = {
+        split: ([" ".join(f"x{word}" for word in text.split()) for text in texts], labels)
+        for split, (texts, labels) in reviews().items()
+    }
     assert main([*again, "--data.root", str(write(tmp_path / "swapped", swapped))]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "words of the training texts are not those of the checkpoint" in line

@@ -195,7 +195,7 @@ def test_warm_start_without_a_stage_to_begin_is_refused() -> None:
         LDMIModule(nn.Linear(3, 3), 3, ce(), warm_start="weights.pt")
 
 
-def test_command_line_says_that_the_warm_up_is_passed_over(
+def test_command_line_says_that_the_warm_up_is_skipped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -205,4 +205,4 @@ def test_command_line_says_that_the_warm_up_is_passed_over(
     (before,) = Path("runs").glob("*/warmup-best.ckpt")
     assert main(["fit", *short, "--model.warm_start", str(before)]) == 0
     out = capsys.readouterr().out
-    assert f"warmup: passed over, for the weights of {before}." in out
+    assert f"warmup: skipped, for the weights of {before}." in out

@@ -87,12 +87,13 @@ def table(
         "last epoch's test acc",
     ]
     keys = ["loss", "epochs", "best_epoch", "selected_by", "test_acc", "test_balanced_acc", "test_acc_last"]
-    marked = {chosen: f"{chosen}{CHOSEN}"} if chosen is not None and choice else {}
+    marked = chosen is not None and bool(choice)
     rows = [
-        [marked.get(name, name), *(_cell(stage[key]) for key in keys)]
+        [name, *(_cell(stage[key]) for key in keys), *([CHOSEN if name == chosen else ""] if marked else [])]
         for name, stage in stages.items()
         if stage is not None
     ]
+    heads += ["kept"] if marked else []
     left = {0, 1, 4}
     widths = [max(len(row[column]) for row in [heads, *rows]) for column in range(len(heads))]
     lines = [

@@ -242,9 +242,10 @@ class LDMIModule(StagedClassifier):
         """Take the weights if this validation is the running stage's best."""
         name = self.progress.stage
         checks.check_held_out(held_out.joint, self.trainer, name, self.stage)
-        self.log("val/decision_score", held_out.decision_score(), sync_dist=True)
         known = {**self.trainer.callback_metrics, **held_out.figures}
-        score = checks.score_of(known, name, self.stage.selected_by)
+        # All of them: a monitor of a later stage that is not known is better found now.
+        score = {each: checks.score_of(known, each, stage.selected_by) for each, stage in self.stages.items()}[name]
+        self.log("val/decision_score", held_out.decision_score(), sync_dist=True)
         self.stage.loss.synchronise()
         state = {key: value for key, value in self.state_dict().items() if key.startswith((f"losses.{name}.", SECOND))}
         weights = self.backbone.state_dict()
