@@ -33,7 +33,7 @@ from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ModelParalle
 from torch import Tensor, nn
 
 from ldmi_lightning import LDMIModule, Method, Stage
-from ldmi_lightning.commands.cli import main
+from ldmi_lightning.commands import main
 from ldmi_lightning.datamodules import DigitsDataModule
 from ldmi_lightning.datamodules.base import Examples
 from ldmi_lightning.errors import UserError

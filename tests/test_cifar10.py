@@ -11,7 +11,7 @@ import pytest
 import torch
 import writers
 
-from ldmi_lightning.commands.cli import main
+from ldmi_lightning.commands import main
 from ldmi_lightning.datamodules import CIFAR10DataModule, Examples
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import ClassDependentNoise

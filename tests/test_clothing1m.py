@@ -14,7 +14,8 @@ from test_resume import same
 from torch import nn
 from writers import write_clothing1m
 
-from ldmi_lightning.commands.cli import describe_labels, main
+from ldmi_lightning.commands import main
+from ldmi_lightning.commands.description import describe_labels
 from ldmi_lightning.datamodules import Clothing1MDataModule, DigitsDataModule, NoisyDataModule
 from ldmi_lightning.datamodules.clothing1m import AUTHORS, balanced_subset
 from ldmi_lightning.errors import UserError

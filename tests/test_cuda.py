@@ -23,7 +23,7 @@ from test_resume import StopAt, Stopped
 from torch import Tensor, nn
 
 from ldmi_lightning import LDMIModule, Stage
-from ldmi_lightning.commands.cli import main
+from ldmi_lightning.commands import main
 from ldmi_lightning.datamodules import DigitsDataModule
 from ldmi_lightning.datamodules.loaders import ResidentLoader
 from ldmi_lightning.joint import is_singular, joint_matrix

@@ -11,7 +11,7 @@ import torch
 import writers
 from PIL import Image
 
-from ldmi_lightning.commands.cli import main
+from ldmi_lightning.commands import main
 from ldmi_lightning.datamodules import DogsVsCatsDataModule
 from ldmi_lightning.datamodules.dogs_vs_cats import read_lists
 from ldmi_lightning.datamodules.transforms import rotate

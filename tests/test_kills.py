@@ -17,12 +17,12 @@ import pytest
 import torch
 from test_resume import same
 
-from ldmi_lightning.commands.cli import main
+from ldmi_lightning.commands import main
 from ldmi_lightning.runs.loggers import RunCSVLogger
 
 # Runs are forked from a server that has imported everything: an import costs more than such a run.
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["ldmi_lightning.commands.cli", "matplotlib.figure", "sklearn.datasets", "torch._dynamo"])
+FORKS.set_forkserver_preload(["ldmi_lightning.commands.fit", "matplotlib.figure", "sklearn.datasets", "torch._dynamo"])
 HUNDRED = [pytest.mark.kills, pytest.mark.slow]
 FIT = [
     *("fit", "--config", str(Path(__file__).parents[1] / "configs/quickstart.yaml")),

@@ -8,7 +8,7 @@ import pytest
 import writers
 import yaml
 
-from ldmi_lightning.commands.cli import main
+from ldmi_lightning.commands import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 METHODS = sorted(path.stem for path in (CONFIGS / "methods").glob("*.yaml") if not path.stem.startswith("recipe"))

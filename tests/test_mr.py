@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ldmi_lightning.batch import LabelledData
-from ldmi_lightning.commands.cli import main
+from ldmi_lightning.commands import main
 from ldmi_lightning.datamodules import MRDataModule
 from ldmi_lightning.datamodules.loaders import ResidentLoader
 from ldmi_lightning.datamodules.text import encode, frequent_words

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ldmi_lightning.commands.cli import main
+from ldmi_lightning.commands import main
 from ldmi_lightning.datamodules import HFDataModule, ImageFolderDataModule, NoisyDataModule, TensorDataModule
 from ldmi_lightning.datamodules.own_data import class_indices
 from ldmi_lightning.datamodules.splits import fill_splits, seeded_split

@@ -13,7 +13,7 @@ from test_resume import StopAt, Stopped, same
 from torch import nn
 
 from ldmi_lightning import LDMIModule, Stage
-from ldmi_lightning.commands.cli import main
+from ldmi_lightning.commands import main
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.losses import CELoss, ForwardLoss
 

@@ -13,7 +13,7 @@ from test_resume import StopAt, Stopped
 from torch import Tensor, nn
 
 from ldmi_lightning import LDMIModule, Stage
-from ldmi_lightning.commands.cli import main
+from ldmi_lightning.commands import main
 from ldmi_lightning.datamodules import DigitsDataModule
 from ldmi_lightning.losses import CELoss, ForwardLoss, GCELoss, LCCNLoss, Loss, Predictions, TransitionLoss
 from ldmi_lightning.noise import PairFlipNoise

@@ -121,7 +121,7 @@ def resumes_to(expected: dict[str, Tensor], root: Path) -> None:
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
-@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(seed, marks=TWENTY) for seed in range(2, 22))])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=TWENTY) for seed in range(1, 22))])
 def test_sigterm_to_either_rank_at_any_moment_ends_both(
     seed: int, whole: tuple[dict[str, Tensor], float], tmp_path: Path
 ) -> None:
