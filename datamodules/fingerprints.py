@@ -42,14 +42,14 @@ def described(transform: nn.Module) -> str:
     """Return what a transform does, in one line: its parts, their plain settings, and digests of their tensors.
 
     >>> described(nn.Sequential(nn.ZeroPad2d(2), nn.Flatten(2)))
-    'Sequential(), ZeroPad2d(padding=(2, 2, 2, 2), value=0.0), Flatten(start_dim=2, end_dim=-1)'
+    'Sequential(), ZeroPad2d(padding=(2, 2, 2, 2), value=0.0), Flatten(end_dim=-1, start_dim=2)'
     """
     parts = []
     for part in transform.modules():
         plain = {
             name: value for name, value in vars(part).items() if isinstance(value, int | float | str | tuple | list)
         }
-        settings = [f"{name}={value!r}" for name, value in plain.items() if name != "training" and name[0] != "_"]
+        settings = [f"{name}={value!r}" for name, value in sorted(plain.items()) if name != "training" and name[0] != "_"]
         tensors = [*part.named_buffers(recurse=False), *part.named_parameters(recurse=False)]
         settings += [f"{name}={hashlib.sha256(as_bytes(value)).hexdigest()[:8]}" for name, value in tensors]
         parts.append(f"{type(part).__name__}({', '.join(settings)})")
