@@ -49,7 +49,9 @@ def described(transform: nn.Module) -> str:
         plain = {
             name: value for name, value in vars(part).items() if isinstance(value, int | float | str | tuple | list)
         }
-        settings = [f"{name}={value!r}" for name, value in sorted(plain.items()) if name != "training" and name[0] != "_"]
+        settings = [
+            f"{name}={value!r}" for name, value in sorted(plain.items()) if name != "training" and name[0] != "_"
+        ]
         tensors = [*part.named_buffers(recurse=False), *part.named_parameters(recurse=False)]
         settings += [f"{name}={hashlib.sha256(as_bytes(value)).hexdigest()[:8]}" for name, value in tensors]
         parts.append(f"{type(part).__name__}({', '.join(settings)})")
