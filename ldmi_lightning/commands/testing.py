@@ -17,6 +17,7 @@ from ldmi_lightning.runs.folder import LAST
 from ldmi_lightning.training.module import LDMIModule
 from ldmi_lightning.training.predictions import predict_split
 from ldmi_lightning.training.stage_loop import StageCheckpoint
+from ldmi_lightning.training.trainer_rules import is_everything
 
 FIGURES = {
     "test_acc": ("best", "test/acc"),
@@ -99,7 +100,7 @@ def held_out_batches(trainer: pl.Trainer, data: pl.LightningDataModule) -> Itera
     loaders: Any = data.val_dataloader()
     limit = trainer.limit_val_batches
     for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
-        if isinstance(limit, float) and limit == 1:
+        if is_everything(limit):
             yield from loader
         else:
             yield from islice(loader, limit if isinstance(limit, int) else int(limit * len(loader)))
