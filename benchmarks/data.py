@@ -15,11 +15,12 @@ import argparse
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import clothing
 import noise
@@ -38,6 +39,7 @@ from ldmi_lightning.datamodules import (
     FashionMNISTDataModule,
     MRDataModule,
     NoisyDataModule,
+    TensorDataModule,
 )
 from ldmi_lightning.noise import SymmetricNoise, draw_labels
 
@@ -69,6 +71,8 @@ SHAPES = {
     "cats_vs_dogs": (2_880, 3, 150, 150),
 }
 DEMANDS = {"fashion_mnist": 100, "cifar10": 30, "cats_vs_dogs": 1.8}
+TABLE = (2_000_000, 20)
+Result = TypeVar("Result")
 PIL_IMAGES = 2560
 """Images that the PIL side goes through in a round: enough to measure, as its cost is the same for each."""
 
@@ -182,21 +186,46 @@ def peak(name: str, root: str) -> tuple[float, float]:
     Returns:
         Megabytes of its uint8 images, and the peak of the memory that this took beyond what was there before, over that.
     """
-    done = subprocess.run(
-        [sys.executable, __file__, "--root", root, "--peak", name], capture_output=True, text=True, check=True
-    )
-    size, most = map(float, done.stdout.split())
+    size, most = measured(name, "--root", root)
     return size, most
+
+
+def measured(name: str, *options: str) -> list[float]:
+    """Return the numbers that this script prints for ``--peak name`` in a process of its own."""
+    command = [sys.executable, __file__, "--peak", name, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [float(number) for number in done.stdout.split()]
 
 
 def print_peak(name: str, root: str) -> None:
     """Print the same, of this process; what is mapped from files does not count, since it can be dropped at any time."""
-    import threading
-
     import datasets
 
     datasets.disable_progress_bars()
     datasets.load_dataset(f"{root}/{name}")  # the library, and the conversion that it does once
+    module, most = with_peak(lambda: module_of(name, root))
+    size = sum(split.x.nbytes for split in module.splits.values())
+    print(size / 1e6, most / size)
+
+
+def print_table() -> None:
+    """Print what two million rows of twenty floats take beyond the array given: to set up, and for training epochs."""
+    x = np.random.default_rng(0).standard_normal(TABLE, dtype=np.float32)
+    y = (x[:, 0] > 0).astype(np.int64)
+
+    def work() -> tuple[float, list[float]]:
+        begin = time.process_time()
+        module = TensorDataModule(x, y, batch_size=1024)
+        module.setup("fit")
+        ready = time.process_time() - begin
+        return ready, [seconds(module.train_dataloader()) for _ in range(5)]
+
+    (ready, epochs), most = with_peak(work)
+    print(ready, min(epochs), most / x.nbytes)
+
+
+def with_peak(work: Callable[[], Result]) -> tuple[Result, int]:
+    """Do some work; return what it returns, and the most bytes of private memory at any time beyond those before."""
 
     def private() -> int:
         (line,) = (row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith("RssAnon"))
@@ -211,11 +240,10 @@ def print_peak(name: str, root: str) -> None:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    module = module_of(name, root)
+    result = work()
     over.set()
     watcher.join()
-    size = sum(split.x.nbytes for split in module.splits.values())
-    print(size / 1e6, (most - before) / size)
+    return result, most - before
 
 
 def main() -> None:
@@ -223,9 +251,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--root", help="folder with the data sets; random data without it")
     parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
-    parser.add_argument("--peak", choices=MODULES, help="only print the size and the peak of one data set")
+    parser.add_argument("--peak", choices=[*MODULES, "table"], help="only print the size and the peak of one data set")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.peak == "table":
+        print_table()
+        return
     if options.peak:
         print_peak(options.peak, options.root)
         return
@@ -246,6 +277,13 @@ def main() -> None:
         )
     for what, costs in growth(options.rounds).items():
         print(f"{what}, at 12,500 / 25,000 / 50,000 / 100,000: " + " / ".join(f"{cost:.0f}" for cost in costs))
+    if Path("/proc/self/status").exists():
+        ready, epoch, most = (
+            statistics.median(column) for column in zip(*(measured("table") for _ in range(3)), strict=True)
+        )
+        print(
+            f"{TABLE[0]:,} x {TABLE[1]} floats: set up in {ready:.2f} s, {epoch:.2f} s an epoch, peak {most:.2f} times their size"
+        )
     if options.root and Path("/proc/self/status").exists():
         for name in MODULES:
             size, most = peak(name, options.root)

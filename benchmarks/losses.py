@@ -9,6 +9,7 @@ seconds hold the waiting for other programs as well. The ratio to cross-entropy 
 ratio of two steps that were taken next to each other in time.
 
 LCCN takes its T from the counts in every 200th step, FW renews T, and DMI keeps a memory: each pays for all that it can do.
+At a thousand classes a C×C matrix has a million entries, and what is asked of L_DMI there is a time, not a ratio.
 """
 
 import argparse
@@ -19,11 +20,14 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from ldmi_lightning.cpu_speed import prepare_process
 from ldmi_lightning.losses import CELoss, DMILoss, ForwardLoss, GCELoss, LCCNLoss, Loss, Predictions
 from ldmi_lightning.models import FashionCNN
 
-SAMPLES, BATCH = 50_000, 128
+SAMPLES, BATCH = 20_000, 128
 RATIO_DEMAND, DMI_DEMAND = 1.1, 0.5
+MANY, DMI_DEMAND_MANY = 1000, 60.0
+"""From so many classes on, L_DMI may cost so many milliseconds more than cross-entropy, and nothing is asked of the others."""
 LOSSES: dict[str, Callable[[], Loss]] = {
     "CE": CELoss,
     "GCE": GCELoss,
@@ -57,7 +61,9 @@ def measure(num_classes: int, rounds: int) -> dict[str, np.ndarray]:
     """Return the CPU seconds of each loss's steps, shape ``(rounds,)``."""
     torch.manual_seed(1)
     y = torch.arange(SAMPLES) % num_classes
-    probs = (torch.randn(SAMPLES, num_classes) + 3 * torch.nn.functional.one_hot(y, num_classes)).softmax(1)
+    logits = torch.randn(SAMPLES, num_classes)
+    logits[torch.arange(SAMPLES), y] += 3
+    probs = logits.softmax(1)
     rivals = {
         name: Rival(make(), num_classes, Predictions(probs, y, torch.arange(SAMPLES))) for name, make in LOSSES.items()
     }
@@ -81,10 +87,12 @@ def show(num_classes: int, seconds: dict[str, np.ndarray]) -> bool:
     base, met = seconds["CE"], True
     for name, each in seconds.items():
         ratio, more = float(np.median(each / base)), float(np.median(each - base)) * 1e3
-        limit = (RATIO_DEMAND - 1) * float(np.median(base)) * 1e3 + (DMI_DEMAND if name == "DMI" else 0)
-        good = more <= limit if name == "DMI" else ratio <= RATIO_DEMAND
+        limit = (RATIO_DEMAND - 1) * float(np.median(base)) * 1e3 + DMI_DEMAND
+        limit = DMI_DEMAND_MANY if num_classes >= MANY else limit
+        good = more <= limit if name == "DMI" else ratio <= RATIO_DEMAND or num_classes >= MANY
         demanded = f"- CE <= {limit:.2f} ms" if name == "DMI" else f"/ CE <= {RATIO_DEMAND}"
-        verdict = "" if name == "CE" else f"  {demanded}: {'met' if good else 'MISSED'}"
+        asked = name == "DMI" or (name != "CE" and num_classes < MANY)
+        verdict = f"  {demanded}: {'met' if good else 'MISSED'}" if asked else ""
         print(f"{name:6}{np.median(each) * 1e3:11.2f} ms{ratio:9.3f}{more:9.2f} ms{verdict}")
         met &= good
     return met
@@ -93,10 +101,13 @@ def show(num_classes: int, seconds: dict[str, np.ndarray]) -> bool:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=500, help="steps that each loss takes (default: 500)")
-    parser.add_argument("--classes", type=int, nargs="+", default=[2, 14], help="numbers of classes (default: 2 14)")
+    parser.add_argument("--rounds", type=int, default=200, help="steps that each loss takes (default: 200)")
+    parser.add_argument(
+        "--classes", type=int, nargs="+", default=[2, 10, 100, 1000], help="numbers of classes (default: 2 10 100 1000)"
+    )
     options = parser.parse_args()
     torch.set_num_threads(1)
+    prepare_process()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} thread, FashionCNN, batch {BATCH}, CPU time")
     met = [show(each, measure(each, options.rounds)) for each in options.classes]
     if not all(met):

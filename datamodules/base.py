@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ldmi_lightning.errors import UserError
+from ldmi_lightning.inputs import in_memory, map_tensors, num_samples, tensors_in
 from ldmi_lightning.noise import Noise, NoNoise, fingerprint, report
 from ldmi_lightning.seeding import base_seed, derived_seed
 
@@ -23,19 +24,21 @@ class Examples(NamedTuple):
     """What a subclass loads for one split.
 
     Attributes:
-        x: inputs, shape ``(N, ...)``: uint8 images ``(N, C, H, W)`` or integer tokens ``(N, L)``, held in memory; or
+        x: inputs, shape ``(N, ...)``: uint8 images ``(N, C, H, W)``, integer tokens ``(N, L)`` or floats, held in memory; a
+            tuple or dict of such tensors, such as token ids and attention mask; or
             :class:`~ldmi_lightning.datamodules.streamed.ImageFiles`, which are read batch by batch.
         y: labels as the data set gives them, shape ``(N,)``: what noise is applied to.
         index: position of each sample in the ORIGINAL data set, shape ``(N,)``.
     """
 
-    x: Tensor | ImageFiles
+    x: Any
     y: NDArray[np.int64]
     index: NDArray[np.int64]  # type: ignore[assignment]  # tuple.index is not needed here
 
     def take(self, where: slice | NDArray[np.int64]) -> "Examples":
-        """Return some of the samples: a slice of a tensor shares its memory, an array of positions copies."""
-        return Examples(self.x[where], self.y[where], self.index[where])
+        """Return some of the samples: a slice of tensors shares their memory, an array of positions copies."""
+        x = map_tensors(lambda each: each[where], self.x) if in_memory(self.x) else self.x[where]
+        return Examples(x, self.y[where], self.index[where])
 
 
 class NoisyDataModule(pl.LightningDataModule):
@@ -108,6 +111,7 @@ class NoisyDataModule(pl.LightningDataModule):
         examples = self.load()
         for name, part in examples.items():
             check_labels(part.y, self.num_classes, f"The {name} split of {type(self).__name__}")
+            check_inputs(part, f"The {name} split of {type(self).__name__}")
         self._refuse_missing_classes(examples["train"].y)
         labels = {name: part.y for name, part in examples.items()} | self._noisy_labels(examples)
         true = {name: part.y for name, part in examples.items() if self.labels_are_true(name)}
@@ -140,7 +144,7 @@ class NoisyDataModule(pl.LightningDataModule):
     def _inject(self, parts: Sequence[Examples]) -> NDArray[np.int64]:
         labels, index = (np.concatenate(arrays) for arrays in zip(*((p.y, p.index) for p in parts), strict=True))
         # Inputs are large: a copy of them only where they count.
-        x = torch.cat([_in_memory(part.x, self.noise) for part in parts]) if self.noise.needs_inputs else None
+        x = torch.cat([_one_tensor(part.x, self.noise) for part in parts]) if self.noise.needs_inputs else None
         return self.noise(labels, self.num_classes, index=index, x=x)
 
     def _refuse_missing_classes(self, labels: NDArray[np.int64]) -> None:
@@ -250,13 +254,25 @@ class NoisyDataModule(pl.LightningDataModule):
         return ResidentLoader(split, self.batch_size, transform, **place)
 
 
-def _in_memory(x: Tensor | ImageFiles, noise: Noise) -> Tensor:
-    if isinstance(x, Tensor):
-        return x
+def _one_tensor(x: Any, noise: Noise) -> Tensor:
+    if in_memory(x):
+        found = dict(tensors_in(x))
+        if len(found) == 1:
+            return next(iter(found.values()))
+        raise UserError(
+            f"{type(noise).__name__} needs the inputs as one tensor, but this data set's are {len(found)}: {', '.join(found)}. "
+            "Choose a noise that depends on the class alone, or LabelFileNoise."
+        )
     raise UserError(
         f"{type(noise).__name__} needs all inputs in memory, but this data set's images are read from files. Choose a noise "
         "that depends on the class alone, or LabelFileNoise."
     )
+
+
+def check_inputs(part: Examples, what: str) -> None:
+    """Raise unless there are as many inputs as labels."""
+    if in_memory(part.x) and (found := num_samples(part.x)) != len(part.y):
+        raise UserError(f"{what} has {found} inputs, but {len(part.y)} labels. Return one for each from load().")
 
 
 def check_labels(labels: NDArray[np.int64], num_classes: int, what: str) -> None:

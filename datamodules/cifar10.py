@@ -9,7 +9,8 @@ from torch import nn
 from ldmi_lightning.noise import Noise
 
 from .base import Examples, NoisyDataModule
-from .hub import decode_images, load_hub_dataset, read_labels
+from .hub import load_hub_dataset, read_labels
+from .images import decode_images
 from .transforms import Normalise, RandomCrop
 
 HUB_ID = "uoft-cs/cifar10"

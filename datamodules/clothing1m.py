@@ -12,23 +12,10 @@ from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import Noise
 
 from .base import Examples, NoisyDataModule, check_labels
+from .clothing1m_lists import NAMES, Labels, read_lists
 from .splits import shuffled_by_class
 from .streamed import ImageFiles
 from .transforms import IMAGENET_MEAN, IMAGENET_STD, CenterCrop, Normalise, RandomCrop, RandomFlip
-
-NAMES = [
-    *("T-Shirt", "Shirt", "Knitwear", "Chiffon", "Sweater", "Hoodie", "Windbreaker", "Jacket", "Down Coat", "Suit"),
-    *("Shawl", "Dress", "Vest", "Underwear"),
-]
-OFFICIAL = {
-    "train": ("noisy_train_key_list.txt", "noisy_label_kv.txt"),
-    "val": ("clean_val_key_list.txt", "clean_label_kv.txt"),
-    "test": ("clean_test_key_list.txt", "clean_label_kv.txt"),
-}
-AUTHORS = {"train": "noisy_train.txt", "val": "clean_val.txt", "test": "clean_test.txt"}
-
-Paths = NDArray[np.bytes_]
-Labels = NDArray[np.int64]
 
 
 class Clothing1MDataModule(NoisyDataModule):
@@ -45,6 +32,9 @@ class Clothing1MDataModule(NoisyDataModule):
 
     - the data set's own: ``noisy_label_kv.txt``, ``clean_label_kv.txt`` and the three ``*_key_list.txt``;
     - that of the authors of L_DMI: ``noisy_train.txt``, ``clean_val.txt``, ``clean_test.txt``, a path and a label a line.
+
+    A label is a number from 0 or the name of a class. Lists that give an image two labels are refused, and so are those that
+    name a test image for training or validation, too.
 
     Args:
         balanced: ``true`` to train on a subset with equally many images of each noisy label, as many as the rarest has; a
@@ -135,71 +125,6 @@ def balanced_subset(labels: Labels, per_class: int, seed: int = 0) -> NDArray[np
     """
     by_class, rank = shuffled_by_class(labels, seed)
     return np.sort(by_class[rank < per_class])
-
-
-def read_lists(root: Path) -> dict[str, tuple[Paths, Labels]]:
-    """Read the lists of either layout: for each split the images' paths below ``root``, and their labels."""
-    if any(_find(root, name) for name in AUTHORS.values()):
-        return {split: _pairs(_need(root, name)) for split, name in AUTHORS.items()}
-    needed = {name: _need(root, name) for names in OFFICIAL.values() for name in names}
-    return {split: _look_up(needed[keys], needed[labels]) for split, (keys, labels) in OFFICIAL.items()}
-
-
-def _find(root: Path, name: str) -> Path | None:
-    return next((path for path in (root / "annotations" / name, root / name) if path.is_file()), None)
-
-
-def _need(root: Path, name: str) -> Path:
-    found = _find(root, name)
-    if found is None:
-        official = dict.fromkeys(name for names in OFFICIAL.values() for name in names)
-        raise UserError(
-            f"--data.root {root} has no {name}, neither in itself nor in annotations/. Clothing1M needs "
-            f"{', '.join(AUTHORS.values())}, or else {', '.join(official)}."
-        )
-    return found
-
-
-def _words(path: Path) -> list[bytes]:
-    try:
-        words = path.read_bytes().split()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}). Look at --data.root.") from error
-    if not words:
-        raise UserError(f"{path} is empty, but must name the images of a split. Look at --data.root.")
-    return words
-
-
-def _pairs(path: Path) -> tuple[Paths, Labels]:
-    """Read a list of ``path label`` lines."""
-    words = _words(path)
-    try:
-        labels = np.array(words[1::2], dtype=np.bytes_).astype(np.int64)
-        if len(words) == 2 * len(labels):
-            return np.array(words[::2], dtype=np.bytes_), labels
-    except ValueError:
-        pass
-    raise UserError(f"{path}, {_odd_line(path)}: each line must hold an image's path and its label, as a number.")
-
-
-def _odd_line(path: Path) -> str:
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        words = line.split()
-        if words and not (len(words) == 2 and words[1].isdigit()):
-            return f"line {number} reads {os.fsdecode(line)[:80]!r}"
-    return "some line is broken"
-
-
-def _look_up(keys: Path, labels: Path) -> tuple[Paths, Labels]:
-    """Read a list of paths, and find each one's label in another list."""
-    paths, (known, values) = _words(keys), _pairs(labels)
-    label_of = dict(zip(known.tolist(), values.tolist(), strict=True))
-    missing = next((path for path in paths if path not in label_of), None)
-    if missing is not None:
-        raise UserError(
-            f"{keys} names {os.fsdecode(missing)}, which has no label in {labels}. Are both from the same download?"
-        )
-    return np.array(paths, dtype=np.bytes_), np.array([label_of[path] for path in paths], dtype=np.int64)
 
 
 def _refuse_missing(files: ImageFiles, split: str) -> None:

@@ -1,6 +1,5 @@
 """Dogs vs. Cats: photographs of two classes, brought to 150×150."""
 
-import csv
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,9 +9,11 @@ from torch import nn
 
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import Noise
+from ldmi_lightning.noise.csv_columns import MissingColumn, read_columns, whole_number
 
 from .base import Examples, NoisyDataModule, check_labels
-from .hub import decode_images, load_hub_dataset, read_labels
+from .hub import load_hub_dataset, read_labels
+from .images import decode_images
 from .splits import SPLITS, seeded_split
 from .transforms import IMAGENET_MEAN, IMAGENET_STD, Normalise, RandomRotation
 
@@ -118,19 +119,24 @@ def read_lists(folder: Path, n: int) -> dict[str, NDArray[np.int64]]:
 def _read_list(path: Path, source: str) -> list[tuple[int, int]]:
     """Return the line and the sample of each entry."""
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if "index" not in (reader.fieldnames or ()):
-                raise UserError(f"{source} must name the column index in its first line, but has {reader.fieldnames}.")
-            return [(reader.line_num, _position(row["index"], f"{source}, line {reader.line_num}")) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
+        lines, values = read_columns(path, needed=("index",))
+    except OSError as error:
         raise UserError(
-            f"{source} cannot be read ({reason}). The folder must hold train.csv, val.csv and test.csv."
+            f"{source} cannot be read ({error.strerror}). The folder must hold train.csv, val.csv and test.csv."
         ) from error
+    except MissingColumn as error:
+        raise UserError(
+            f"{source} must name the column index in its first line, but has {error.names or 'none'}."
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{source} cannot be read: {error}") from error
+    return [
+        (line, _position(cell, f"{source}, line {line}")) for line, cell in zip(lines, values["index"], strict=True)
+    ]
 
 
-def _position(text: str | None, where: str) -> int:
-    if text is None or not text.strip().isdecimal():
-        raise UserError(f"{where} must hold the position of a sample, a whole number from 0, but holds {text!r}.")
-    return int(text)
+def _position(cell: str, where: str) -> int:
+    found = whole_number(cell)
+    if found is None or cell.startswith(("-", "+")):
+        raise UserError(f"{where} must hold the position of a sample, a whole number from 0, but holds {cell!r}.")
+    return found

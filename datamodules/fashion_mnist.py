@@ -10,7 +10,8 @@ from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import Noise
 
 from .base import Examples, NoisyDataModule, check_labels
-from .hub import decode_images, load_hub_dataset, read_labels
+from .hub import load_hub_dataset, read_labels
+from .images import decode_images
 from .transforms import Normalise
 
 HUB_ID = "zalando-datasets/fashion_mnist"

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from ldmi_lightning.inputs import tensors_in
+
 from .loaders import Split
 from .streamed import ImageFiles
 
@@ -15,6 +17,8 @@ TRAINED_ON = ("train", "val")
 
 def inputs_digest(splits: Mapping[str, Split], sizes: int | None = None) -> str:
     """Return the SHA-256 of the training and validation inputs; of images read from files, their names and sizes.
+
+    Of a tuple or dict of tensors the places and names count too.
 
     Args:
         splits: the data.
@@ -28,8 +32,9 @@ def inputs_digest(splits: Mapping[str, Split], sizes: int | None = None) -> str:
             for position in range(0, len(x), 1 if sizes is None else 1 + len(x) // sizes):
                 digest.update(b"%d\n" % x.path(position).stat().st_size)
         else:
-            digest.update(f"{x.dtype} {tuple(x.shape)}\n".encode())
-            digest.update(as_bytes(x))
+            for where, tensor in tensors_in(x, ""):
+                digest.update(f"{where and where + ' '}{tensor.dtype} {tuple(tensor.shape)}\n".encode())
+                digest.update(as_bytes(tensor))
     return digest.hexdigest()
 
 

@@ -1,12 +1,13 @@
-"""Any data set of images or texts that the ``datasets`` library reads, from the Hugging Face hub or a local folder."""
+"""Any data of images or texts in a file, a folder or on the Hugging Face hub, in a column beside one of labels."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -14,45 +15,72 @@ from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import Noise
 
 from .base import Examples
-from .hub import UnreadableDataset, decode_images, download_command, read_dataset
-from .own_data import OwnData, check_class_names, class_indices, normalise_images, shorten
-from .splits import fill_splits
-from .text import TextDataModule, check_texts
+from .class_names import class_indices, cleaned, names_in
+from .hub import UnreadableDataset, download_command
+from .images import decode_images
+from .loaders import IndexLoader, Split
+from .own_data import OwnData, check_class_names, normalise_images, shorten
+from .saying import say
+from .sources import Rows, Wanted, read_file, read_splits
+from .splits import SPLITS, fill_splits
+from .text import VOCAB_SIZE, TextDataModule, check_texts
+from .unlabelled import Labelled, without_unlabelled
 
-SOURCE_SPLITS = {"train": "train", "val": "validation", "test": "test"}
+NAME_ON_THE_HUB = r"\w[\w.-]*(/[\w.-]+)?"
+
+
+class Predicted(NamedTuple):
+    """What ``ldmi predict`` predicts where it is not the test split as it is tested on.
+
+    Attributes:
+        table: a ``datasets.Dataset`` of the inputs; ``None`` where the source has no test split.
+        first: original index of the first row.
+    """
+
+    table: Any
+    first: int
 
 
 class HFDataModule(OwnData, TextDataModule):
     """A column of images or of texts, and a column of labels.
 
-    The source's own train, validation and test split are used, unless they have no labels (none at all, or -1 throughout);
-    what is missing comes out of the train split by a seed. A sample's original index counts through these
-    splits, one after the other. Images become uint8 in colour, texts token ids as in
+    The source's own train, validation and test split are used; what is missing comes out of the train split by a seed, and so
+    does what takes the place of a split without labels. A sample's original index counts through the source's splits, one
+    after the other. Images become uint8 in colour, texts token ids as in
     :class:`~ldmi_lightning.datamodules.text.TextDataModule`.
 
+    ``ldmi predict`` predicts all rows of the test split, whether they have labels or not.
+
     Args:
-        source: name on the hub, such as ``ylecun/mnist``, or a folder that ``datasets.load_dataset`` or
-            ``load_from_disk`` reads.
-        class_names: names of the classes, in the order of the labels.
+        source: a file (``.csv``, ``.tsv``, ``.parquet``, ``.jsonl``, ``.json``), a folder that ``datasets.load_dataset`` or
+            ``load_from_disk`` reads, or a name on the hub, such as ``ylecun/mnist``.
+        class_names: names of the classes, in the order of the labels; ``None`` takes those that the labels hold.
         image_column: name of the column of images, or
         text_column: of texts.
-        label_column: name of the column of labels: ``0..C-1``, or class names.
+        label_column: name of the column of labels: class names, or ``0..C-1``; see :mod:`ldmi_lightning.datamodules.labels`.
         image_size: height and width to which each image is brought, whatever its shape; needed for images alone.
         subset: which of a source's several data sets (``load_dataset`` calls it ``name``).
         noise: injector for training and validation labels, which are taken as true then; ``None`` for labels that may be
             noisy already.
         batch_size: size of the GLOBAL batch.
         val_share: share of the train split that is kept for validation where there is no such split, class by class.
-        test_share: the same for the test, whose labels are taken as true.
+        test_share: the same for the test.
         split_seed: seed of the draw of these shares.
         augmentation: module for uint8 training batches of images, such as ``RandomFlip``.
         vocab_size: number of token ids.
+        text_pair_column: name of a second column of texts, where a sample is a pair; needs a tokenizer.
+        tokenizer: name on the hub or folder of a tokenizer of ``transformers``; ``None`` for words split at blanks.
+        max_tokens: to how many tokens the tokenizer cuts a text.
+        test_source: a file to test on, or to predict, in place of the source's own test split.
+        unlabelled: what is done with rows without a label, where others of their split have one: ``"refuse"`` or ``"drop"``.
+        clean_labels: take names that differ by blanks or case alone for one class, and words such as ``nan`` for no label.
+        encoding: how characters are stored in CSV files.
     """
 
     def __init__(
         self,
         source: str,
-        class_names: list[str],
+        class_names: list[str] | None = None,
         image_column: str | None = None,
         text_column: str | None = None,
         label_column: str = "label",
@@ -64,25 +92,47 @@ class HFDataModule(OwnData, TextDataModule):
         test_share: float = 0.1,
         split_seed: int = 0,
         augmentation: nn.Module | None = None,
-        vocab_size: int = 20_000,
+        vocab_size: int = VOCAB_SIZE,
+        text_pair_column: str | None = None,
+        tokenizer: str | None = None,
+        max_tokens: int | None = None,
+        test_source: str | None = None,
+        unlabelled: Literal["refuse", "drop"] = "refuse",
+        clean_labels: bool = False,
+        encoding: str = "utf-8",
     ) -> None:
-        columns = {
-            kind: column for kind, column in (("image", image_column), ("text", text_column)) if column is not None
-        }
-        if len(columns) != 1:
+        if (image_column is None) == (text_column is None):
             raise UserError("Name the column of inputs: --data.image_column or --data.text_column, one of the two.")
         if image_column is not None and (image_size is None or image_size < 1):
             raise UserError(
                 "--data.image_column needs --data.image_size, the height and width to which each image is brought, at least 1, "
                 f"but got {image_size}."
             )
-        names = check_class_names(class_names, "--data.class_names")
-        super().__init__(len(names), names, noise, batch_size, vocab_size=vocab_size)
-        self.source, self.subset = source, subset
-        ((self.kind, self.inputs),) = columns.items()
-        self.label_column = label_column
-        self.image_size = image_size
+        if image_column is not None and (tokenizer or text_pair_column):
+            raise UserError("--data.tokenizer and --data.text_pair_column are for texts: give --data.text_column.")
+        if unlabelled not in ("refuse", "drop"):
+            raise UserError(f"--data.unlabelled must be refuse or drop, but got {unlabelled}.")
+        self.notes: list[str] = []
+        self.source, self.subset, self.test_source = source, subset, test_source
+        columns = {"image_column": image_column, "text_column": text_column, "text_pair_column": text_pair_column}
+        self.wanted = Wanted(
+            "image" if image_column is not None else "text",
+            {option: column for option, column in columns.items() if column is not None},
+            label_column,
+            None if class_names is None else check_class_names(class_names, "--data.class_names"),
+            encoding,
+            source,
+        )
+        self.unlabelled, self.clean_labels = unlabelled, clean_labels
         self.shares = {"val": val_share, "test": test_share}
+        self._rows: dict[str, Rows] | None = None
+        self._predicted: Predicted | None = None
+        self._predicts = False
+        names = self.wanted.class_names or self._names_from_labels()
+        super().__init__(
+            len(names), names, noise, batch_size, vocab_size=vocab_size, tokenizer=tokenizer, max_tokens=max_tokens
+        )
+        self.image_size = image_size
         self.split_seed = split_seed
         self.augmentation = augmentation
 
@@ -90,61 +140,137 @@ class HFDataModule(OwnData, TextDataModule):
         """Download, on one process alone."""
         self._read()
 
+    def setup(self, stage: str) -> None:
+        """Load the data and inject the noise, once; refuse to test where the test split has no labels."""
+        if stage == "test" and not self.splits and "test" in self._read().keys() - self._labelled().given.keys():
+            raise UserError(
+                f"{self._called('test')} has no labels, and cannot be tested on: `ldmi predict` predicts it. How good the model "
+                "is on rows that were held out for the test stands in results.json of its run."
+            )
+        self._predicts = self._predicts or stage == "predict"  # a checkpoint's words may have the data set up once more
+        super().setup(stage)
+        if self._predicts:
+            self._add_predicted()
+
     def load(self) -> Mapping[str, Examples]:
         """Return the splits, as images or token ids."""
-        every, labels, parts = self._split()
-        if self.kind == "image":
-            decode = partial(decode_images, every, self.inputs, "RGB", size=self.image_size, option="--data.source")
-            inputs = {split: decode(positions=where) for split, where in parts.items()}
-        else:
-            texts = check_texts(every[self.inputs][:], f"column {self.inputs} of {self.source}")
-            inputs = self.encode({split: [texts[position] for position in where] for split, where in parts.items()})
-        return {split: Examples(inputs[split], labels[where], where) for split, where in parts.items()}
+        rows, labelled = self._read(), self._labelled()
+        labels = {split: class_indices(part, self.class_names, part.what) for split, part in labelled.given.items()}
+        parts = fill_splits(labels, self.shares, self.split_seed)
+        begins = dict(zip(rows, np.cumsum([0, *(len(each.data) for each in rows.values())]), strict=False))
+        index = np.concatenate([begins[split] + labelled.kept[split] for split in labels])
+        whole = all(len(labelled.kept[split]) == len(rows[split].data) for split in labels)
+        tables = [rows[split].data if whole else rows[split].data.select(labelled.kept[split]) for split in labels]
+        inputs, y = self._inputs(tables, parts), np.concatenate(list(labels.values()))
+        if "test" not in rows:
+            self._predicted = Predicted(None, 0)
+        elif "test" not in labels or len(labels["test"]) < len(rows["test"].data):
+            self._predicted = Predicted(rows["test"].data, int(begins["test"]))
+        self._rows = None  # texts take memory
+        return {split: Examples(inputs[split], y[where], index[where]) for split, where in parts.items()}
 
     def eval_transform(self) -> nn.Module:
-        """Normalise images with ImageNet's mean and standard deviation, or widen token ids."""
-        return normalise_images(3) if self.kind == "image" else super().eval_transform()
+        """Normalise images with ImageNet's mean and standard deviation, or turn tokens into what a net takes."""
+        return normalise_images(3) if self.wanted.kind == "image" else super().eval_transform()
 
-    def _split(self) -> tuple[Any, NDArray[np.int64], dict[str, NDArray[np.int64]]]:
-        """Return the samples of all splits that there are, their labels, and the positions of each of our splits."""
-        import datasets
+    def predict_dataloader(self) -> IndexLoader:
+        """Return all rows of the test split; where the source has none, those that were held out for the test."""
+        self._add_predicted()
+        if "predict" in self.splits:
+            return self._loader("predict", self.eval_transform())
+        if self._predicted is not None:
+            say(
+                f"{self.source} has no test split: the {len(self.splits['test']):,} rows of its train split that were held out "
+                "for the test are predicted. Other rows can be given with --data.test_source FILE."
+            )
+        return self.test_dataloader()
 
-        data = self._read()
-        labels = {}
-        for split, name in SOURCE_SPLITS.items():
-            if name in data and (split == "train" or _has_labels(data[name], self.label_column)):
-                what = f"The {name} split of {self.source}, column {self.label_column},"
-                labels[split] = class_indices(data[name][self.label_column][:], self.class_names, what)
-        every = datasets.concatenate_datasets(
-            [data[SOURCE_SPLITS[split]].select_columns(self.inputs) for split in labels]
+    def _add_predicted(self) -> None:
+        if self._predicted is None or self._predicted.table is None or "predict" in self.splits:
+            return
+        where = np.arange(len(self._predicted.table))
+        inputs = self._inputs([self._predicted.table], {"predict": where})["predict"]
+        unknown = torch.full((len(where),), -1)
+        self.splits["predict"] = Split(inputs, unknown, unknown, torch.from_numpy(where + self._predicted.first))
+
+    def _inputs(self, tables: Sequence[Any], parts: Mapping[str, NDArray[np.int64]]) -> dict[str, Any]:
+        """Return the inputs at positions through all tables."""
+        if self.wanted.kind == "image":
+            import datasets
+
+            column = self.wanted.columns["image_column"]
+            every = datasets.concatenate_datasets([table.select_columns(column) for table in tables])
+            decode = partial(decode_images, every, column, "RGB", size=self.image_size, option="--data.source")
+            return {split: decode(positions=where) for split, where in parts.items()}
+        columns = []
+        for column in self.wanted.columns.values():
+            texts = [text for table in tables for text in table[column][:]]
+            columns.append(check_texts(texts, f"column {column} of {self.source}"))
+        samples: list[Any] = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+        return self.encode({split: [samples[position] for position in where] for split, where in parts.items()})
+
+    def _names_from_labels(self) -> list[str]:
+        names = names_in(self._labelled().given)
+        self.notes.append(f"Classes, as column {self.wanted.label} of {self.source} names them: {shorten(names)}.")
+        return names
+
+    def _labelled(self) -> Labelled:
+        """Return the labels that there are, and note what is left out."""
+        rows = self._read()
+        given = {split: each.labels for split, each in rows.items() if each.labels is not None}
+        if self.clean_labels:
+            given, notes = cleaned(given, self.wanted.class_names)
+            self.notes += notes
+        labelled = without_unlabelled(
+            given,
+            self.wanted.class_names,
+            drop=self.unlabelled == "drop",
+            remedy="Fill it in, or set --data.unlabelled drop to leave such rows out.",
+            where=lambda split, places: rows[split].where(places),
         )
-        return every, np.concatenate(list(labels.values())), fill_splits(labels, self.shares, self.split_seed)
+        self.notes += labelled.notes
+        for split in rows.keys() - labelled.given.keys():
+            told = "predicted alone" if split == "test" else "left out"
+            self.notes.append(
+                f"{self._called(split)} has no labels: it is {told}, and a share of {self.shares[split]:g} of the train split is "
+                f"held out for {'the test' if split == 'test' else 'validation'} in its place."
+            )
+        return labelled
 
-    def _read(self) -> Any:
-        """Load the source, and check that its columns are what they are said to be."""
-        if not (Path(self.source).is_dir() or re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", self.source)):
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def _called(self, split: str) -> str:
+        other = self.test_source if split == "test" else None
+        return self.wanted.called(split) if other is None else f"--data.test_source {other}"
+
+    def _read(self) -> dict[str, Rows]:
+        """Read the source, once."""
+        if self._rows is not None:
+            return self._rows
+        if Path(self.source).is_file():
+            rows = {"train": read_file(self.source, "train", self.wanted)}
+        elif Path(self.source).is_dir() or re.fullmatch(NAME_ON_THE_HUB, self.source):
+            try:
+                rows = read_splits(self.source, self.subset, self.wanted)
+            except UnreadableDataset as error:
+                remedy = self._remedy(str(error.__cause__))
+                raise UserError(f"--data.source {self.source} could not be loaded: {error}. {remedy}") from error
+        else:
             raise UserError(
-                f"--data.source {self.source} is no folder, and no name on the hub, such as stanfordnlp/imdb."
+                f"--data.source {self.source} is no file, is no folder and no name on the hub, such as stanfordnlp/imdb."
             )
-        try:
-            data = read_dataset(self.source, self.subset)
-        except UnreadableDataset as error:
-            raise UserError(
-                f"--data.source {self.source} could not be loaded: {error}. {self._remedy(str(error.__cause__))}"
-            ) from error
-        if "train" not in data:
-            raise UserError(
-                f"--data.source {self.source} has no train split, but {shorten(list(data))}. Give a folder in which the files "
-                "to train on are named train, such as train.parquet."
-            )
-        columns = data["train"].features
-        for option, column in ((f"{self.kind}_column", self.inputs), ("label_column", self.label_column)):
-            if column not in columns:
+        if self.test_source is not None:
+            if not Path(self.test_source).is_file():
                 raise UserError(
-                    f"--data.{option} {column} is no column of {self.source}, whose columns are {shorten(list(columns))}."
+                    f"--data.test_source {self.test_source} is no file. Give one to test on, or to predict."
                 )
-        self._check_kinds(columns)
-        return data
+            if "test" in rows:
+                self.notes.append(f"{self.test_source} takes the place of the test split of {self.source}.")
+            rows |= {"test": read_file(self.test_source, "test", self.wanted._replace(source=self.test_source))}
+        for each in rows.values():
+            self.notes += each.notes
+        self._rows = {split: rows[split] for split in SPLITS if split in rows}
+        return self._rows
 
     def _remedy(self, reason: str) -> str:
         if subsets := re.search(r"(?:BuilderConfig|Config name).*?(\[.*?\])", reason, flags=re.DOTALL):
@@ -152,36 +278,6 @@ class HFDataModule(OwnData, TextDataModule):
         if Path(self.source).is_dir():
             return "Give a folder that datasets.load_dataset reads, such as one of parquet, CSV or JSON files."
         return (
-            "It is no folder. If it is a name on the hub, give a local copy instead, for example one made by "
+            "It is no file and no folder. If it is a name on the hub, give a local copy instead, for example one made by "
             f"`{download_command(self.source)}`."
         )
-
-    def _check_kinds(self, columns: Mapping[str, Any]) -> None:
-        import datasets
-
-        found = columns[self.inputs]
-        is_text = getattr(found, "dtype", None) in ("string", "large_string")
-        if not (isinstance(found, datasets.Image) if self.kind == "image" else is_text):
-            other = "text" if self.kind == "image" else "image"
-            raise UserError(
-                f"--data.{self.kind}_column {self.inputs} of {self.source} holds no {self.kind}s, but {found}. Its columns "
-                f"are {shorten(list(columns))}; for {other}s set --data.{other}_column."
-            )
-        feature = columns[self.label_column]
-        if not isinstance(feature, datasets.ClassLabel):
-            return
-        if len(feature.names) != self.num_classes:
-            raise UserError(
-                f"--data.class_names names {self.num_classes} classes, but column {self.label_column} of {self.source} has "
-                f"{len(feature.names)}: {shorten(feature.names)}."
-            )
-        if set(feature.names) == set(self.class_names) and list(feature.names) != list(self.class_names):
-            raise UserError(
-                f"--data.class_names must be in the order of column {self.label_column} of {self.source}: "
-                f"[{', '.join(feature.names)}]."
-            )
-
-
-def _has_labels(data: Any, column: str) -> bool:
-    """Whether a split tells its labels: some benchmarks on the hub withhold those of their test set."""
-    return column in data.column_names and any(label not in (-1, None) for label in data[column][:])

@@ -1,25 +1,33 @@
 """Folders of images, one for each class: for data of one's own."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import Noise
 
 from .base import Examples
+from .image_listing import HIDDEN, describe_copies, entries, list_images
+from .images import SUFFIXES, UnreadableImage, refuse_broken, say_notes
 from .own_data import OwnData, check_class_names, normalise_images, shorten
+from .saying import say
 from .splits import SPLITS, fill_splits
-from .streamed import ImageFiles, UnreadableImage
-
-SUFFIXES = (".jpg", ".jpeg", ".png")
+from .streamed import ImageFiles
 
 
 class ImageFolderDataModule(OwnData):
-    """Images below ``root``: ``root/<class>/*.jpg`` or ``root/{train,val,test}/<class>/*.jpg`` (also .jpeg and .png).
+    """Images below ``root``: ``root/<class>/**`` or ``root/{train,val,test}/<class>/**``.
+
+    Image files end with .jpg, .jpeg, .png, .webp, .bmp, .tif, .tiff or .gif, in folders nested as deeply as they like. They
+    are read by :func:`~ldmi_lightning.datamodules.images.read_image`. What else lies there is left out and counted, except
+    that an image that cannot be read ends the run; all such are named at once. Images that are the same byte for byte in
+    two splits or two classes are counted, and stay.
 
     The class names are those of the folders, in alphabetical order. Splits that are not there come out of the train split
     by a seed. All images are brought to one size and kept in memory, in colour. A sample's original index is its position
@@ -63,21 +71,51 @@ class ImageFolderDataModule(OwnData):
 
     def load(self) -> Mapping[str, Examples]:
         """Return the splits, decoded."""
-        found = {split: self._files(folder) for split, folder in self.folders.items()}
+        root, left_out = Path(self.root or ""), Counter[str]()
+        found = {split: self._files(folder, left_out) for split, folder in self.folders.items()}
+        for folder in {root, *self.folders.values()}:
+            for entry in entries(folder):
+                if entry.name.startswith("."):
+                    left_out[HIDDEN] += 1
+                elif not entry.is_dir():
+                    left_out["outside the folders of the classes"] += 1
+        if left_out:
+            kinds = ", ".join(f"{count:,} {kind}" for kind, count in left_out.most_common())
+            say(f"--data.root {root}: left out are {kinds}.")
         labels = {split: np.array([label for label, _ in files], np.int64) for split, files in found.items()}
-        paths = [str(path) for files in found.values() for _, path in files]
-        every = Examples(
-            ImageFiles(paths, self.image_size), np.concatenate(list(labels.values())), np.arange(len(paths))
-        )
+        every = np.concatenate(list(labels.values()))
+        paths = [path for files in found.values() for _, path in files]
         parts = fill_splits(labels, self.shares, self.split_seed)
-        return {split: _decoded(every.take(where)) for split, where in parts.items()}
+        images = self._decoded(ImageFiles([str(path) for path in paths], self.image_size), parts)
+        for line in describe_copies(paths, every, parts, root):
+            say(line)
+        return {split: Examples(images[split], every[where], where) for split, where in parts.items()}
+
+    def _decoded(self, files: ImageFiles, parts: Mapping[str, NDArray[np.int64]]) -> dict[str, Tensor]:
+        """Return the images of each split, uint8, shape ``(N, 3, size, size)``."""
+        images = {
+            split: torch.empty(len(where), 3, files.size, files.size, dtype=torch.uint8)
+            for split, where in parts.items()
+        }
+        broken: list[UnreadableImage] = []
+        notes: Counter[str] = Counter()
+        for split, where in parts.items():
+            for image, position in zip(images[split], where.tolist(), strict=True):
+                try:
+                    image.copy_(files.read(position, notes))
+                except UnreadableImage as error:
+                    broken.append(error)
+        option = f"--data.root {self.root}"
+        refuse_broken(sorted(broken, key=lambda error: str(error.what)), len(files), option)
+        say_notes(notes, len(files), option)
+        return images
 
     def eval_transform(self) -> nn.Module:
         """Normalise with ImageNet's mean and standard deviation."""
         return normalise_images(3)
 
-    def _files(self, folder: Path) -> list[tuple[int, Path]]:
-        """Return label and path of each image, by class and name."""
+    def _files(self, folder: Path, left_out: Counter[str]) -> list[tuple[int, Path]]:
+        """Return label and path of each image, by class and name; count what else there is."""
         names = list(self.class_names)
         found = []
         for class_folder in subfolders(folder):
@@ -85,11 +123,12 @@ class ImageFolderDataModule(OwnData):
                 raise UserError(
                     f"{class_folder} is no class: the folders of {self.folders['train']} are {shorten(names)}. Rename it."
                 )
-            images = sorted(path for path in class_folder.iterdir() if path.suffix.lower() in SUFFIXES)
+            images = list_images(class_folder, left_out, above=[Path(self.root or ""), folder])
             if not images:
                 raise UserError(
-                    f"{class_folder} holds no image ({', '.join(SUFFIXES)}). --data.root must be laid out as "
-                    "root/<class>/<images> or root/{train,val,test}/<class>/<images>. Put images there, or take it away."
+                    f"{class_folder} holds no image ({', '.join(SUFFIXES[:3])}), nor one of the other kinds that are read "
+                    f"({', '.join(SUFFIXES[3:])}). --data.root must be laid out as root/<class>/<images> or "
+                    "root/{train,val,test}/<class>/<images>. Put images there, or take it away."
                 )
             found += [(names.index(class_folder.name), path) for path in images]
         return found
@@ -102,20 +141,23 @@ def split_folders(root: Path) -> dict[str, Path]:
     names = {folder.name for folder in subfolders(root)}
     if "train" in names and names <= set(SPLITS):
         return {split: root / split for split in SPLITS if split in names}
+    unclear = [split for split in SPLITS if split in names and _holds_folders_alone(root / split)]
+    if unclear:
+        raise UserError(
+            f"--data.root {root} holds {shorten(sorted(names))}: {unclear[0]} looks like a split, since it holds folders and no "
+            f"images, but beside {', '.join(SPLITS)} there must be no other folder, and train must be there. Rename or move "
+            "the others."
+        )
     return {"train": root}
+
+
+def _holds_folders_alone(folder: Path) -> bool:
+    """Whether there are folders in a folder, and no images."""
+    held = [entry for entry in entries(folder) if not entry.name.startswith(".")]
+    images = [entry for entry in held if not entry.is_dir() and Path(entry.name).suffix.lower() in SUFFIXES]
+    return any(entry.is_dir() for entry in held) and not images
 
 
 def subfolders(folder: Path) -> list[Path]:
     """Return the folders in a folder by name, hidden ones left out."""
-    return sorted(each for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
-
-
-def _decoded(part: Examples) -> Examples:
-    assert isinstance(part.x, ImageFiles)
-    images = torch.empty(len(part.x), 3, part.x.size, part.x.size, dtype=torch.uint8)
-    for position, image in enumerate(images):
-        try:
-            image.copy_(part.x.read(position))
-        except UnreadableImage as error:
-            raise UserError(f"{error}. Mend it, or take it out of --data.root.") from error
-    return part._replace(x=images)
+    return [Path(entry.path) for entry in entries(folder) if entry.is_dir() and not entry.name.startswith(".")]

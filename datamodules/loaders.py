@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ldmi_lightning.batch import Batch
 from ldmi_lightning.errors import UserError
+from ldmi_lightning.inputs import in_memory, map_tensors, take
 from ldmi_lightning.seeding import derived_seed
 
 
@@ -20,7 +21,8 @@ class Split:
     """One split: its inputs, which are resident in memory or files, and its labels.
 
     Args:
-        x: inputs, shape ``(N, ...)``, uint8 or integer tokens; or anything else of that length that is no tensor.
+        x: inputs, shape ``(N, ...)``, uint8 or integer tokens; a tuple or dict of such tensors; or anything else of that
+            length that is read piece by piece.
         y: labels to learn from, shape ``(N,)``, int64.
         y_clean: true labels, shape ``(N,)``, int64; -1 where unknown.
         original_index: position of each sample in the original data set, shape ``(N,)``, int64.
@@ -33,8 +35,8 @@ class Split:
         return len(self.y)
 
     def to(self, device: torch.device) -> "Split":
-        """Return the split with labels, and inputs that are a tensor, on ``device``."""
-        x = self.x.to(device) if isinstance(self.x, Tensor) else self.x
+        """Return the split with labels, and inputs that are tensors, on ``device``."""
+        x = map_tensors(lambda each: each.to(device), self.x) if in_memory(self.x) else self.x
         return Split(x, self.y.to(device), self.y_clean.to(device), self.original_index)
 
 
@@ -116,12 +118,12 @@ class IndexLoader:
         n, size = len(self.only), self.batch_size
         return max(1, n // size) if self.shuffle_seed is not None else -(-n // size)
 
-    def batch(self, x: Tensor, index: Tensor) -> Batch:
+    def batch(self, x: Any, index: Tensor) -> Batch:
         """Return the batch of stored inputs, on the device, and their positions there."""
         y, y_clean = self.split.y.index_select(0, index), self.split.y_clean.index_select(0, index)
         if self.views() == 1:
             return Batch(self.transform(x), y, index, y_clean)
-        first = self.transform(x.clone())  # the transform may change its inputs
+        first = self.transform(map_tensors(torch.clone, x))  # the transform may change its inputs
         return Batch(first, y, index, y_clean, second_view=self.transform(x))
 
     def batches(self) -> Iterator[Tensor]:
@@ -146,4 +148,4 @@ class ResidentLoader(IndexLoader):
         batches = list(self.batches())
         # One copy to the device for the whole epoch: each copy makes the host wait.
         for index in torch.cat(batches).to(self.device).split([len(batch) for batch in batches]):
-            yield self.batch(self.split.x.index_select(0, index), index)
+            yield self.batch(take(self.split.x, index), index)

@@ -11,7 +11,7 @@ from ldmi_lightning.noise import Noise
 
 from .base import Examples
 from .hub import load_hub_dataset, read_labels
-from .text import TextDataModule, check_texts
+from .text import VOCAB_SIZE, TextDataModule, check_texts
 
 HUB_ID = "cornell-movie-review-data/rotten_tomatoes"
 HUB_SPLITS = ("train", "validation", "test")
@@ -29,6 +29,8 @@ class MRDataModule(TextDataModule):
         batch_size: size of the GLOBAL batch.
         root: local folder that ``datasets.load_dataset`` reads; ``None`` for the hub.
         vocab_size: number of token ids; see :class:`~ldmi_lightning.datamodules.text.TextDataModule`.
+        tokenizer: name on the hub or folder of a tokenizer of ``transformers``, in place of words split at blanks.
+        max_tokens: to how many tokens the tokenizer cuts a sentence.
     """
 
     def __init__(
@@ -37,11 +39,13 @@ class MRDataModule(TextDataModule):
         noise: Noise | None = None,
         batch_size: int = 128,
         root: str | None = None,
-        vocab_size: int = 20_000,
+        vocab_size: int = VOCAB_SIZE,
+        tokenizer: str | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         if split not in ("random", "hub"):
             raise UserError(f"--data.split must be random or hub, but got {split}.")
-        super().__init__(2, ["negative", "positive"], noise, batch_size, root, vocab_size)
+        super().__init__(2, ["negative", "positive"], noise, batch_size, root, vocab_size, tokenizer, max_tokens)
         self.split = split
 
     def prepare_data(self) -> None:

@@ -2,32 +2,52 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import NoNoise
 
-from .base import NoisyDataModule, check_labels
+from .base import NoisyDataModule
+from .saying import say
 from .transforms import IMAGENET_MEAN, IMAGENET_STD, Normalise
 
 
 class OwnData(NoisyDataModule):
     """Labels as somebody gave them.
 
-    With :class:`~ldmi_lightning.noise.NoNoise` they are taken as noisy already: nobody knows the true ones of the
-    training and validation set. With any other injector they are taken as true. Test labels are taken as true always.
+    With :class:`~ldmi_lightning.noise.NoNoise` nobody knows the true ones: those of the training and validation set are taken
+    as noisy already, and test labels are what there is to test against, which makes them no better than they were given. With
+    any other injector the labels given are taken as true.
     """
 
     augmentation: nn.Module | None = None
     """What is done to training batches as they are stored (uint8 images), before the rest."""
+    notes: Sequence[str] = ()
+    """What was found out or done about the data before ``setup``, which says it."""
+    said: frozenset[str] = frozenset()
+    """What has been said: a checkpoint's words may have the data set up once more."""
 
     def labels_are_true(self, split: str) -> bool:
         """Whether the labels given are taken as true."""
         return split == "test" or not isinstance(self.noise, NoNoise)
+
+    def labels_are_known(self, split: str) -> bool:
+        """Whether the labels given are known to be true, as far as noise is injected on that condition."""
+        return not isinstance(self.noise, NoNoise)
+
+    def setup(self, stage: str) -> None:
+        """Load the data and inject the noise, once; say what was done to it, and which classes have few samples."""
+        if self.splits:
+            return
+        super().setup(stage)
+        counts = {name: self.class_counts(name) for name in ("train", "val", "test")}
+        notes = dict.fromkeys([*self.notes, *describe_rare_classes(counts, self.class_names)])
+        for note in notes:
+            if note not in self.said:
+                say(note)
+        self.said = frozenset(notes) | self.said
 
     def train_transform(self) -> nn.Module:
         """Augment, then do what is done to all batches."""
@@ -47,56 +67,13 @@ def normalise_images(channels: int) -> Normalise:
 
 
 def check_class_names(names: Sequence[str], what: str) -> list[str]:
-    """Return the names as a list, or raise unless they are at least two, all different."""
+    """Return the names as a list of strings, or raise unless they are at least two, all different."""
     if len(names) < 2:
         found = f"one class ({names[0]})" if names else "no class"
         raise UserError(f"{what} has {found}, but to tell classes apart takes at least two.")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(f"{what} has two classes named {twice[0]}: every class needs a name of its own.")
-    return list(names)
-
-
-def class_indices(labels: Any, class_names: Sequence[str], what: str) -> NDArray[np.int64]:
-    """Return labels as positions in ``class_names``: whole numbers as they are, names looked up.
-
-    Args:
-        labels: N whole numbers, or N class names.
-        class_names: names of the classes, in order.
-        what: what has these labels, for the error.
-
-    Returns:
-        int64, shape ``(N,)``, in ``0..C-1``.
-
-    Raises:
-        UserError: if a label is neither, or names no class.
-
-    >>> class_indices(["dog", "cat", "dog"], ["cat", "dog"], "it").tolist()
-    [1, 0, 1]
-    """
-    values = np.asarray(labels)
-    if values.ndim != 1:
-        raise UserError(f"{what} has labels of shape {values.shape}, but one for each sample is needed, shape (N,).")
-    if values.dtype.kind in "iub":
-        found = values.astype(np.int64)
-    else:
-        positions = {name: position for position, name in enumerate(class_names)}
-        looked_up = [_position(label, positions) for label in values.tolist()]
-        if None in looked_up:
-            unknown = looked_up.index(None)
-            raise UserError(
-                f"{what} has the label {values[unknown]} (sample {unknown}), which is neither a whole number nor one of the "
-                f"class names {shorten(class_names)}."
-            )
-        found = np.array(looked_up, dtype=np.int64)
-    check_labels(found, len(class_names), what)
-    return found
-
-
-def _position(label: Any, positions: Mapping[str, int]) -> int | None:
-    if isinstance(label, str):
-        return positions.get(label)
-    # Where some labels are missing, tables hold the others as floats.
-    return int(label) if isinstance(label, int | float) and label % 1 == 0 else None
+    return list(map(str, names))
 
 
 def shorten(names: Sequence[object]) -> str:
@@ -107,3 +84,27 @@ def shorten(names: Sequence[object]) -> str:
     """
     shown = ", ".join(str(name) for name in names[:10])
     return shown if len(names) <= 10 else f"{shown}, … ({len(names)} in all)"
+
+
+def describe_rare_classes(counts: Mapping[str, Tensor], class_names: Sequence[str]) -> list[str]:
+    """Say of which classes validation or test have no sample, and what that means; nothing where they have all.
+
+    Args:
+        counts: samples of each class in ``"train"``, ``"val"`` and ``"test"``, shape ``(C,)``.
+        class_names: their names.
+
+    >>> counts = {"train": torch.tensor([5, 1]), "val": torch.tensor([2, 1]), "test": torch.tensor([2, 0])}
+    >>> describe_rare_classes(counts, ["cat", "dog"])
+    ['Few samples: the test has none of dog (2 in all), which balanced accuracy leaves out.']
+    """
+    total = torch.stack(list(counts.values())).sum(0)
+    meanings = {
+        "val": "validation has none of %s, by which no epoch is selected",
+        "test": "the test has none of %s, which balanced accuracy leaves out",
+    }
+    told = []
+    for split, meaning in meanings.items():
+        missing = (counts[split] == 0).nonzero().flatten().tolist()
+        if missing:
+            told.append(meaning % shorten([f"{class_names[label]} ({total[label]:,} in all)" for label in missing]))
+    return [f"Few samples: {'; '.join(told)}."] if told else []

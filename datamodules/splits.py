@@ -32,7 +32,9 @@ def shuffled_by_class(labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.
 def seeded_split(labels: NDArray[np.int64], shares: Mapping[str, float], seed: int = 0) -> dict[str, NDArray[np.int64]]:
     """Deal the positions of a data set out: to each named split its share, drawn at random, and ``"train"`` the rest.
 
-    Every split holds about its share of every class. Equal labels throughout give a plain random split.
+    Every split holds about its share of every class. Where the draw leaves one out, samples are exchanged
+    (:func:`spread_rare_classes`): train keeps one of each, and ``"val"`` gets one of each that has two. Equal labels
+    throughout give a plain random split.
 
     Args:
         labels: labels as given, shape ``(N,)``, not negative.
@@ -54,7 +56,51 @@ def seeded_split(labels: NDArray[np.int64], shares: Mapping[str, float], seed: i
     for name, share in shares.items():
         end = begin + round(share * len(labels))
         parts[name], begin = order[begin:end], end
-    return {"train": np.sort(order[begin:])} | parts
+    spread = spread_rare_classes(labels, {"train": order[begin:]} | parts)
+    return spread | {"train": np.sort(spread["train"])}
+
+
+def spread_rare_classes(
+    labels: NDArray[np.int64], parts: Mapping[str, NDArray[np.int64]]
+) -> dict[str, NDArray[np.int64]]:
+    """Exchange samples between splits until train has one of each class, and ``"val"`` one of each that has two.
+
+    What is given away is of a class of which the split has more than one. Where there is nothing to exchange, as in a
+    validation set of fewer samples than classes, a class stays left out; and where no class is, nothing changes.
+
+    Args:
+        labels: labels as given, shape ``(N,)``, not negative.
+        parts: positions by split.
+
+    Returns:
+        Positions by split, as many as before.
+
+    >>> parts = {"train": np.array([0, 1, 4]), "val": np.array([2, 3])}
+    >>> {name: part.tolist() for name, part in spread_rare_classes(np.array([0, 1, 0, 0, 1]), parts).items()}
+    {'train': [0, 1, 3], 'val': [2, 4]}
+    """
+    spread = {name: part.copy() for name, part in parts.items()}
+    classes = int(labels.max()) + 1 if len(labels) else 0
+    counts = {name: np.bincount(labels[part], minlength=classes) for name, part in spread.items()}
+    total = sum(counts.values(), np.zeros(classes, np.int64))
+    for name, needed in (("train", 1), ("val", 2)):
+        for label in np.flatnonzero((total >= needed) & (counts.get(name, total) == 0)):
+            # The largest of the other splits that has one to give, and after it still one where it needs one.
+            givers = [
+                other
+                for other in sorted(spread, key=lambda each: -len(spread[each]))
+                if counts[other][label] > (other == "train")
+            ]
+            crowded = np.flatnonzero(counts[name][labels[spread[name]]] > 1)
+            if not givers or not len(crowded):
+                continue
+            ours = crowded[-1]
+            theirs = np.flatnonzero(labels[spread[givers[0]]] == label)[-1]
+            for split, change in ((name, 1), (givers[0], -1)):
+                counts[split][label] += change
+                counts[split][labels[spread[name][ours]]] -= change
+            spread[name][ours], spread[givers[0]][theirs] = spread[givers[0]][theirs], spread[name][ours]
+    return spread
 
 
 def fill_splits(

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 from torchvision.transforms.v2 import functional as F
@@ -19,26 +20,26 @@ from ldmi_lightning import files
 from ldmi_lightning.batch import Batch
 from ldmi_lightning.errors import UserError
 
+from .images import READER, UnreadableImage, read_image
 from .loaders import IndexLoader, Split
+from .saying import say
 
 CACHE_QUALITY = 95
-
-
-class UnreadableImage(UserError):
-    """An image file that is missing, cut short, or no image."""
 
 
 class ImageFiles:
     """Image files of one split, which are read when they are needed and brought to one size, whatever their shape.
 
-    Readable is what Pillow reads. Grey and CMYK become RGB, and the orientation in EXIF is left alone. A JPEG file of at
-    least twice the size wanted is decoded at a half, a quarter or an eighth of its own, which is quicker. A file that is
-    cut short is unreadable; bytes that changed within a JPEG file are mostly found by nobody, since it holds no checksum.
+    They are read by :func:`~ldmi_lightning.datamodules.images.read_image`: in colour, upright, without transparency. A JPEG
+    file of at least twice the size wanted is decoded at a half, a quarter or an eighth of its own, which is quicker. A file
+    that is cut short is unreadable; bytes that changed within a JPEG file are mostly found by nobody, since it holds no
+    checksum.
 
     With a cache each image, once resized, is kept as a JPEG file of quality 95, and what is given out has always gone
     through that file, whether it was there before or not: pixels are 1 grey level off on average (45 dB), and the same in
     each epoch. Files appear in the cache complete or not at all, so that a run may be killed, and runs may share it. They
-    stand for the images' paths: images that are moved are kept anew, and who changes one deletes the cache.
+    stand for the images' paths: images that are moved are kept anew, and who changes one deletes the cache. What an older
+    version has kept, which read images otherwise, is not used.
 
     Args:
         paths: one file for each sample, below ``root``.
@@ -65,6 +66,8 @@ class ImageFiles:
         self.skip_broken = skip_broken
         self.left_out: set[int] = set()
         """Positions of images that this process has left out so far."""
+        self.noted: set[str] = set()
+        """What this process has said so far that is done to some images."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -76,31 +79,39 @@ class ImageFiles:
         """Return where an image is."""
         return self.root / os.fsdecode(self.paths[position])
 
-    def read(self, position: int) -> Tensor:
+    def read(self, position: int, notes: Counter[str] | None = None) -> Tensor:
         """Return one image, uint8, shape ``(3, size, size)``.
+
+        Args:
+            position: which.
+            notes: what was done to the image, where it does not come out of the cache, is counted there.
 
         Raises:
             UnreadableImage: if it cannot be read.
             UserError: if it cannot be kept in the cache.
         """
         path = self.path(position)
-        return self._resized(path) if self.cache is None else self._cached(path, self.cache)
+        return self._resized(path, notes) if self.cache is None else self._cached(path, self.cache, notes)
 
-    def _resized(self, path: Path) -> Tensor:
-        image: Tensor = F.resize(read_image(path, self.size), [self.size, self.size], antialias=True)
+    def _resized(self, path: Path, notes: Counter[str] | None) -> Tensor:
+        pixels = read_image(path, at_least=self.size, notes=notes)
+        image: Tensor = F.resize(pixels, [self.size, self.size], antialias=True)
         return image
 
-    def _cached(self, path: Path, cache: Path) -> Tensor:
-        name = hashlib.blake2b(f"{self.size} {CACHE_QUALITY} {path}".encode("utf8", "surrogateescape"), digest_size=16)
+    def _cached(self, path: Path, cache: Path, notes: Counter[str] | None) -> Tensor:
+        key = f"{READER} {self.size} {CACHE_QUALITY} {path}"
+        name = hashlib.blake2b(key.encode("utf8", "surrogateescape"), digest_size=16)
         kept = cache / name.hexdigest()[:2] / f"{name.hexdigest()[2:]}.jpg"
         try:
-            image = read_image(kept, self.size)
+            image = read_image(kept)
             if image.shape[1:] == (self.size, self.size):
                 return image
         except UnreadableImage:
             pass  # It is not there yet, or did not reach the disk before the machine failed.
         encoded = io.BytesIO()
-        Image.fromarray(self._resized(path).permute(1, 2, 0).numpy()).save(encoded, "jpeg", quality=CACHE_QUALITY)
+        Image.fromarray(self._resized(path, notes).permute(1, 2, 0).numpy()).save(
+            encoded, "jpeg", quality=CACHE_QUALITY
+        )
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
             files.write(kept, encoded.getvalue())
@@ -109,37 +120,16 @@ class ImageFiles:
                 f"--data.cache {cache} cannot keep another image ({error.strerror}). Make room, choose another folder, or "
                 "leave it out; what is there already is whole, and will be used again."
             ) from error
-        return read_image(encoded, self.size)
-
-
-def read_image(file: Path | io.BytesIO, size: int) -> Tensor:
-    """Decode an image, which may come out reduced, but not below ``size``.
-
-    Returns:
-        uint8, shape ``(3, H, W)``.
-
-    Raises:
-        UnreadableImage: if there is none to decode.
-    """
-    try:
-        with Image.open(file) as image:
-            image.draft("RGB", (size, size))
-            pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    except Exception as error:  # There is no end to what Pillow raises on broken bytes.
-        if isinstance(error, UnidentifiedImageError):
-            reason = "it is no image"
-        else:
-            reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        raise UnreadableImage(f"{file} cannot be read ({reason})") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+        return read_image(encoded.getvalue())
 
 
 class _Read(NamedTuple):
-    """What a worker has read: positions, their images ``(B, size, size, 3)``, and what could not be read."""
+    """What a worker has read: positions, their images ``(B, size, size, 3)``, what could not be read, what was done to some."""
 
     positions: list[int]
     images: Tensor
     broken: list[tuple[int, str]]
+    notes: Counter[str]
 
 
 class _Batches(Dataset[_Read | UserError]):
@@ -160,9 +150,10 @@ class _Batches(Dataset[_Read | UserError]):
         images = torch.empty(len(positions), size, size, 3, dtype=torch.uint8)
         good: list[int] = []
         broken = []
+        notes: Counter[str] = Counter()
         for position in positions:
             try:
-                images[len(good)] = self.files.read(position).permute(1, 2, 0)
+                images[len(good)] = self.files.read(position, notes).permute(1, 2, 0)
                 good.append(position)
             except UnreadableImage as error:
                 if not self.files.skip_broken:
@@ -172,7 +163,7 @@ class _Batches(Dataset[_Read | UserError]):
                 broken.append((position, str(error)))
         if get_worker_info() is not None:
             _share(images)
-        return _Read(good, images[: len(good)], broken)
+        return _Read(good, images[: len(good)], broken, notes)
 
 
 def _share(images: Tensor) -> None:
@@ -215,7 +206,7 @@ class StreamedLoader(IndexLoader):
         while self._reads is not None and (read := next(self._reads, None)) is not None:
             if isinstance(read, UserError):
                 raise read
-            self._report(read.broken)
+            self._report(read)
             if self.shuffle_seed is not None and not len(read.positions):
                 raise UserError(f"No image of a training batch can be read: {read.broken[0][1]}. Look at --data.root.")
             index = torch.tensor(read.positions, dtype=torch.int64, device=self.device)
@@ -240,8 +231,11 @@ class StreamedLoader(IndexLoader):
         """
         self._reads = self._reader = None
 
-    def _report(self, broken: list[tuple[int, str]]) -> None:
-        for position, fault in broken:
+    def _report(self, read: _Read) -> None:
+        for what in read.notes.keys() - self.files.noted:
+            self.files.noted.add(what)
+            say(f"Some of the images are {what}.")
+        for position, fault in read.broken:
             if position not in self.files.left_out:
                 self.files.left_out.add(position)
                 print(f"{fault} and is left out: {len(self.files.left_out)} of {len(self.files):,} so far.", flush=True)

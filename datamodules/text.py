@@ -1,4 +1,4 @@
-"""Sentences as token ids: splitting into words, the vocabulary, and a base for data sets of texts."""
+"""Texts as token ids: words of the project's own or a tokenizer's, the vocabulary, and a base for data sets of texts."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,10 +13,13 @@ from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import Noise
 
 from .base import NoisyDataModule
+from .saying import say
+from .tokenizer import Text, Tokenizer, TrimmedTokens
 
 PADDING, UNKNOWN = 0, 1
 RESERVED = 2
 SHORTEST, LONGEST = 5, 300
+VOCAB_SIZE = 20_000
 
 
 def tokenise(text: str) -> list[str]:
@@ -80,9 +83,10 @@ class TokenIds(nn.Module):
 class TextDataModule(NoisyDataModule):
     """Base of data sets of texts, which ``load`` turns into token ids with :meth:`encode`.
 
-    The vocabulary comes from the training texts alone. It travels in the checkpoint, since a net's embeddings belong to
-    its words: ``validate``, ``test`` and ``predict`` read any data with the words of the checkpoint, whereas a fit that
-    would go on with other words is refused.
+    Without a tokenizer the vocabulary comes from the training texts alone. It travels in the checkpoint, since a net's
+    embeddings belong to its words: ``validate``, ``test`` and ``predict`` read any data with the words of the checkpoint,
+    whereas a fit that would resume with other words is refused. With a tokenizer nothing is learnt from the texts, and the
+    checkpoint holds the tokenizer's name and digest: another tokenizer is refused.
 
     Args:
         num_classes: C.
@@ -91,7 +95,10 @@ class TextDataModule(NoisyDataModule):
         batch_size: size of the GLOBAL batch.
         root: local folder with the data; ``None`` for the hub.
         vocab_size: number of token ids: padding, unknown, and the most frequent words. It does not shrink where there
-            are fewer words, so that a net's size does not depend on the data.
+            are fewer words, so that a net's size does not depend on the data. With a tokenizer the attribute is the
+            tokenizer's size, whatever is given here.
+        tokenizer: name on the hub or folder of a tokenizer of ``transformers``; ``None`` for words split at blanks.
+        max_tokens: to how many tokens the tokenizer cuts a text; ``None`` for its own limit, or 128 where it states none.
     """
 
     def __init__(
@@ -101,7 +108,9 @@ class TextDataModule(NoisyDataModule):
         noise: Noise | None = None,
         batch_size: int = 128,
         root: str | None = None,
-        vocab_size: int = 20_000,
+        vocab_size: int = VOCAB_SIZE,
+        tokenizer: str | None = None,
+        max_tokens: int | None = None,
     ) -> None:
         super().__init__(num_classes, class_names, noise, batch_size, root)
         if vocab_size <= RESERVED:
@@ -109,27 +118,66 @@ class TextDataModule(NoisyDataModule):
                 f"--data.vocab_size must be at least {RESERVED + 1}, for padding, unknown words and one word, but got "
                 f"{vocab_size}."
             )
-        self.vocab_size = vocab_size
+        if tokenizer is None and max_tokens is not None:
+            raise UserError(
+                f"--data.max_tokens {max_tokens} belongs to --data.tokenizer, which is not given. Give one, or leave "
+                f"max_tokens out: of a text the first {LONGEST} words count."
+            )
+        self.tokenizer = Tokenizer(tokenizer, max_tokens) if tokenizer is not None else None
+        if self.tokenizer is not None and vocab_size not in (VOCAB_SIZE, self.tokenizer.size):
+            say(f"--data.vocab_size {vocab_size} is not used: the tokenizer {tokenizer} has {self.tokenizer.size} ids.")
+        self.vocab_size = self.tokenizer.size if self.tokenizer is not None else vocab_size
         self.words: list[str] | None = None
-        """The words of the ids from 2; known after ``setup``, or from a checkpoint."""
+        """The words of the ids from 2; known after ``setup``, or from a checkpoint. None where there is a tokenizer."""
 
-    def encode(self, texts: Mapping[str, Sequence[str]]) -> dict[str, Tensor]:
-        """Return token ids of each split, shape ``(N, L)``, and learn the vocabulary from ``"train"`` if there is none."""
+    def encode(self, texts: Mapping[str, Sequence[Text]]) -> dict[str, Any]:
+        """Return the inputs of each split; without a tokenizer, learn the vocabulary from ``"train"`` if there is none.
+
+        Args:
+            texts: N texts for each split; or N pairs of texts, which take a tokenizer.
+
+        Returns:
+            For each split token ids, shape ``(N, L)``; with a tokenizer a dict of ``input_ids``, ``attention_mask`` and,
+            where it makes them, ``token_type_ids``, each of shape ``(N, L)``.
+
+        Raises:
+            UserError: pairs without a tokenizer.
+        """
+        if self.tokenizer is not None:
+            return self.tokenizer.encode(texts)
+        single = {split: [text for text in part if isinstance(text, str)] for split, part in texts.items()}
+        if any(len(single[split]) < len(part) for split, part in texts.items()):
+            raise UserError(
+                "Two texts for each sample need a tokenizer that marks where the second begins: give --data.tokenizer, or one "
+                "column of texts."
+            )
         if self.words is None:
-            self.words = frequent_words(texts["train"], self.vocab_size - RESERVED)
+            self.words = frequent_words(single["train"], self.vocab_size - RESERVED)
         words = self.words
-        return {split: encode(part, words) for split, part in texts.items()}
+        return {split: encode(part, words) for split, part in single.items()}
 
     def eval_transform(self) -> nn.Module:
-        """Widen the stored ids."""
-        return TokenIds()
+        """Widen the stored ids; of a tokenizer's, leave out the columns in which the batch has padding alone."""
+        return TokenIds() if self.tokenizer is None else TrimmedTokens()
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must be the same when a run is resumed: a tokenizer and its limit too."""
+        if self.tokenizer is None:
+            return super().identity()
+        own = {"data.tokenizer (SHA-256)": self.tokenizer.digest, "data.max_tokens": self.tokenizer.max_tokens}
+        return own | super().identity()  # first, since a difference is named by the first key
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the words, a plain list: a checkpoint is loaded without running code."""
+        """Return the words, or the tokenizer's name and digest, in plain types: a checkpoint is loaded without running code."""
+        if self.tokenizer is not None:
+            return {"tokenizer": {"name": self.tokenizer.name, "sha256": self.tokenizer.digest}}
         return {} if self.words is None else {"words": self.words}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the words of a checkpoint; refuse them in a fit, whose own are others."""
+        """Take the words of a checkpoint, but refuse them in a fit, whose own are others; refuse another tokenizer."""
+        check_tokenizer(state_dict, self.tokenizer)
+        if self.tokenizer is not None:
+            return
         words = check_words(state_dict.get("words"), self.vocab_size)
         if words == self.words:
             return
@@ -142,6 +190,27 @@ class TextDataModule(NoisyDataModule):
         if self.splits:
             self.splits = {}
             self.setup("")
+
+
+def check_tokenizer(state: Mapping[str, Any], own: Tokenizer | None) -> None:
+    """Raise unless a checkpoint was made with the same tokenizer, or with none as here."""
+    kept = state.get("tokenizer")
+    if kept is None and own is None:
+        return
+    if not isinstance(kept, dict):
+        raise UserError(
+            f"The checkpoint was made without a tokenizer, but --data.tokenizer is {own.name if own else None}. Leave it out, "
+            "or begin a new run without --ckpt_path."
+        )
+    if own is None:
+        raise UserError(
+            f"The checkpoint was made with the tokenizer {kept.get('name')}, but --data.tokenizer is not given. Give it."
+        )
+    if kept.get("sha256") != own.digest:
+        raise UserError(
+            f"The checkpoint was made with the tokenizer {kept.get('name')}, which gives other token ids than --data.tokenizer "
+            f"{own.name}. Give that of the run, or begin a new run without --ckpt_path."
+        )
 
 
 def check_words(words: Any, vocab_size: int) -> list[str]:

@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ldmi_lightning.batch import Batch
+    from ldmi_lightning.estimator import LDMIClassifier
     from ldmi_lightning.method import Method
     from ldmi_lightning.training.module import LDMIModule
     from ldmi_lightning.training.stages import Stage
 
 __version__ = version("ldmi_lightning")
 
-__all__ = ["Batch", "LDMIModule", "Method", "Stage", "__version__"]
+__all__ = ["Batch", "LDMIClassifier", "LDMIModule", "Method", "Stage", "__version__"]
 
 _PLACES = {
     "Batch": "ldmi_lightning.batch",
+    "LDMIClassifier": "ldmi_lightning.estimator",
     "LDMIModule": "ldmi_lightning.training.module",
     "Method": "ldmi_lightning.method",
     "Stage": "ldmi_lightning.training.stages",

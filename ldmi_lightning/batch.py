@@ -13,22 +13,24 @@ class Batch(NamedTuple):
     """One batch of ``B`` samples.
 
     Attributes:
-        x: inputs, shape ``(B, ...)``.
-        y: labels to learn from, shape ``(B,)``, int64; noisy in training and validation, clean in every test set.
-        index: position of each sample in its split, shape ``(B,)``, int64; -1 where it is unknown.
+        x: inputs: a tensor of shape ``(B, ...)``, or a tuple or dict of tensors that share their first dimension, such as token
+            ids and attention mask. The net gets it as it is.
+        y: labels to learn from, shape ``(B,)``, int64; noisy in training and validation; test labels as they were given.
+        index: position of each sample in its split, shape ``(B,)``, int64; -1 where it is unknown. Methods that keep
+            something of each sample need it, and ``ldmi predict`` puts rows in order by it.
         y_clean: true labels, shape ``(B,)``, int64; -1 where they are unknown. For diagnostics only.
-        second_view: inputs augmented once more, shape ``(B, ...)``, where a method asks for two views; else ``None``.
+        second_view: inputs augmented once more, of the structure of ``x``, where a method asks for two views; else ``None``.
         votes: labels of ``A`` annotators, shape ``(B, A)``, int64, -1 where one gave none; ``None`` where ``y`` is all.
         weights: weights of the samples; no loss takes them, so that anything but ``None`` is refused.
 
     Fields are read by name: later ones may be added.
     """
 
-    x: Tensor
+    x: Any
     y: Tensor
     index: Tensor  # type: ignore[assignment]  # tuple.index is not needed here
     y_clean: Tensor
-    second_view: Tensor | None = None
+    second_view: Any = None
     votes: Tensor | None = None
     weights: Tensor | None = None
 
@@ -44,7 +46,10 @@ class LabelledData(Protocol):
     """How many augmented views of a sample the training batches hold; the module sets it for each stage."""
 
     def train_eval_dataloader(self, num_samples: int | None = None) -> Iterable[Batch]:
-        """Return the training set (or a seeded subset) in index order, without augmentation."""
+        """Return the training set (or a seeded subset) in index order, without augmentation.
+
+        A stage that starts from the stage before's predictions reads it once at the switch, and ``index`` says whose they are.
+        """
 
     def class_counts(self, split: str) -> Tensor:
         """Count the labels to learn from in ``"train"`` or ``"val"``, shape ``(C,)``."""
@@ -57,7 +62,7 @@ class LabelledData(Protocol):
 
 
 def as_batch(batch: Any) -> Batch:
-    """Take a :class:`Batch`, or someone else's plain ``(x, y)``.
+    """Take a :class:`Batch`, or someone else's plain ``(x, y)``, whose x may be a tuple, list or dict of tensors.
 
     >>> as_batch((torch.zeros(2, 3), torch.tensor([0, 1]))).index.tolist()
     [-1, -1]

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ldmi_lightning.errors import UserError
+from ldmi_lightning.file_kinds import kind_of_file
+from ldmi_lightning.pickled import unsafe_globals
 
 KEY = "ldmi_lightning"
 """Where a checkpoint holds what is LDMIModule's own: ``progress`` and ``identity``."""
@@ -103,6 +105,8 @@ def _load(path: Path) -> tuple[Any, str]:
     """Return what a file holds, or what is wrong with it."""
     if not path.is_file():
         return {}, "there is no such file"
+    if kind := kind_of_file(path):
+        return {}, f"it is {kind}"
     try:
         with zipfile.ZipFile(path) as archive:
             folders = [each.filename for each in archive.infolist() if each.external_attr]  # PyTorch would skip them
@@ -113,7 +117,9 @@ def _load(path: Path) -> tuple[Any, str]:
     except zipfile.BadZipFile:
         return {}, "it is cut short, damaged, or no checkpoint at all"
     except pickle.UnpicklingError:
-        return {}, "it holds Python objects, which could run code, and is not loaded"
+        if names := unsafe_globals(path):
+            return {}, f"it holds Python objects, which could run code ({', '.join(names[:3])}), and is not loaded"
+        return {}, "it is damaged, or saved in a way that PyTorch does not read without running code"
     except OSError as error:
         return {}, f"it cannot be read ({error.strerror})"
     except Exception as error:  # whatever a foreign file makes zipfile and PyTorch say

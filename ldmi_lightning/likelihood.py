@@ -29,6 +29,9 @@ STEPS = 50
 TEMPERATURE_ROWS = 20_000
 """At most so many samples choose the temperature, which is one number; all of them estimate T."""
 
+SPARSE = 8
+"""Where at most one in so many pairs of a sample and a class can have made the sample's label, only those are looked at."""
+
 _SMALLEST_OUTPUT = float(np.finfo(np.float32).tiny)
 """What an output of 0 stands for: float32 holds nothing smaller in full precision."""
 
@@ -75,10 +78,10 @@ def fit_transition(
         rows = np.arange(len(y))
         if len(y) > TEMPERATURE_ROWS:
             rows = np.random.RandomState(0).permutation(len(y))[:TEMPERATURE_ROWS]
-        sample, labels = probs[rows], y[rows]
+        logits, labels = _logits(probs[rows]), y[rows]
         tried = []
         for temperature in temperatures:
-            q = tempered(sample, temperature)
+            q = _softmax(logits / temperature)
             tried.append(log_likelihood(q, labels, maximise(q, labels, steps=steps)))
         # Where two are equal but for rounding, the order of the samples shall not decide.
         enough = max(tried) - 1e-9 * (1 + abs(max(tried)))
@@ -94,11 +97,7 @@ def tempered(probs: NDArray[np.floating], temperature: float) -> Floats:
     >>> tempered(np.array([[0.8, 0.2]]), 2.0).round(9).tolist()  # square roots, whose ratio is 2
     [[0.666666667, 0.333333333]]
     """
-    logits = np.log(np.maximum(probs.astype(np.float64), _SMALLEST_OUTPUT)) / temperature
-    logits -= logits.max(axis=1, keepdims=True)
-    np.exp(logits, out=logits)
-    logits /= logits.sum(axis=1, keepdims=True)
-    return logits
+    return _softmax(_logits(probs) / temperature)
 
 
 def counted_transition(probs: Floats, y: Labels) -> Floats:
@@ -142,17 +141,43 @@ def maximise(q: Floats, y: Labels, start: Floats | None = None, steps: int = STE
     >>> maximise(q, y, start=np.array([[0.8, 0.2], [0.4, 0.6]]), steps=1).tolist()  # no other label was seen
     [[0.0, 1.0], [0.0, 1.0]]
     """
-    groups = [(label, np.ascontiguousarray(q[rows])) for label, rows in _by_label(y)]
     transition = np.array(counted_transition(q, y) if start is None else start, dtype=np.float64, order="C")
+    possible = np.count_nonzero(transition, axis=0)[y].sum()
+    return (_sparse_steps if possible * SPARSE <= q.size else _dense_steps)(q, y, transition, steps)
+
+
+def _dense_steps(q: Floats, y: Labels, transition: Floats, steps: int) -> Floats:
+    groups = [(label, np.ascontiguousarray(q[rows])) for label, rows in _by_label(y)]
     for _ in range(steps):
         sums = np.zeros_like(transition)
         for label, rows in groups:
             column = transition[:, label]
             # einsum and not `@`, whose sums would depend on the number of threads, and so on the rank.
-            weights = 1 / np.maximum(np.einsum("nk,k->n", rows, column), _SMALLEST)
+            likelihoods = np.einsum("nk,k->n", rows, column)
+            # A sample that no class can have made counts for none; its weight, summed, would be infinite.
+            weights = (likelihoods >= _SMALLEST) / np.maximum(likelihoods, _SMALLEST)
             sums[:, label] = column * np.einsum("n,nk->k", weights, rows)
         mass = sums.sum(axis=1, keepdims=True)
         np.divide(sums, mass, out=transition, where=mass > 0)
+    return transition
+
+
+def _sparse_steps(q: Floats, y: Labels, transition: Floats, steps: int) -> Floats:
+    """Take the same steps over the entries of T that are not 0, and each sample's classes that can have made its label."""
+    label_of, class_of = np.nonzero(transition.T)
+    entries = transition[class_of, label_of]
+    first = np.searchsorted(label_of, np.arange(len(transition)))
+    many = np.bincount(label_of, minlength=len(transition))[y]
+    sample = np.repeat(np.arange(len(y)), many)
+    entry = np.arange(len(sample)) + np.repeat(first[y] - (many.cumsum() - many), many)
+    outputs = q[sample, class_of[entry]]
+    for _ in range(steps):
+        posteriors = outputs * entries[entry]
+        posteriors /= np.maximum(np.bincount(sample, posteriors, len(y)), _SMALLEST)[sample]
+        sums = np.bincount(entry, posteriors, len(entries))
+        mass = np.bincount(class_of, sums, len(transition))[class_of]
+        np.divide(sums, mass, out=entries, where=mass > 0)
+    transition[class_of, label_of] = entries
     return transition
 
 
@@ -165,6 +190,20 @@ def log_likelihood(q: Floats, y: Labels, transition: Floats) -> float:
     """
     likelihoods = np.einsum("nk,nk->n", q, transition.T[y])
     return float(np.log(np.maximum(likelihoods, _SMALLEST)).sum())
+
+
+def _logits(probs: NDArray[np.floating]) -> Floats:
+    """Return ``log p``, float64, shape ``(N, C)``, finite."""
+    logits = np.maximum(probs.astype(np.float64), _SMALLEST_OUTPUT)
+    return np.log(logits, out=logits)
+
+
+def _softmax(logits: Floats) -> Floats:
+    """Return the softmax of logits, which are overwritten."""
+    logits -= logits.max(axis=1, keepdims=True)
+    np.exp(logits, out=logits)
+    logits /= logits.sum(axis=1, keepdims=True)
+    return logits
 
 
 def _by_label(y: Labels) -> list[tuple[int, NDArray[np.intp]]]:

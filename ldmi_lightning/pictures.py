@@ -15,6 +15,8 @@ from ldmi_lightning.joint import log_dmi
 
 NAMED_CLASSES = 20
 """Up to so many classes have their names at the axes."""
+DRAWN = 250
+"""Of more classes than this the greatest value of each block is drawn: averaged, a diagonal would fade."""
 
 
 def row_shares(joint: Tensor) -> Tensor:
@@ -61,8 +63,9 @@ def _heatmaps(
     for axes, (title, matrix) in zip(
         figure.subplots(1, len(matrices), squeeze=False)[0], matrices.items(), strict=True
     ):
-        image = axes.imshow(matrix, vmin=0, vmax=1, cmap="viridis")
-        axes.set_title(title)
+        last = len(matrix) - 0.5
+        image = axes.imshow(condensed(matrix), vmin=0, vmax=1, cmap="viridis", extent=(-0.5, last, last, -0.5))
+        axes.set_title(title if len(matrix) <= DRAWN else f"{title}\n(a pixel is the greatest value of its block)")
         axes.set_xlabel(columns)
         axes.set_ylabel(rows)
         if 0 < len(class_names) <= NAMED_CLASSES:
@@ -74,6 +77,16 @@ def _heatmaps(
                     axes.text(column, row, f"{share:.2f}", ha="center", va="center", color=tone, fontsize=8)
     figure.colorbar(image, ax=figure.axes, label=f"P({columns} | {rows})", shrink=0.8)
     return figure
+
+
+def condensed(matrix: NDArray[Any]) -> NDArray[Any]:
+    """Return a matrix ``(C, C)`` as it is drawn: of more than :data:`DRAWN` classes the greatest value of each square block.
+
+    >>> condensed(np.eye(500)).shape, bool((condensed(np.eye(500)) == np.eye(250)).all())
+    ((250, 250), True)
+    """
+    starts = np.arange(0, len(matrix), -(-len(matrix) // DRAWN))
+    return np.maximum.reduceat(np.maximum.reduceat(matrix, starts, axis=0), starts, axis=1)
 
 
 def save(figure: Figure, path: Path) -> None:

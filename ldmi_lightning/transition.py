@@ -181,8 +181,11 @@ def log_joint(log_probs: Tensor, y: Tensor, transition: Tensor) -> Tensor:
     >>> log_joint(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([1]), torch.tensor([[0.5, 0.5], [0.0, 1.0]]).double()).exp()
     tensor([[0.2500, 0.5000]])
     """
-    log_columns = transition.clamp(min=sys.float_info.min).log().to(log_probs.dtype).to(log_probs.device).T
-    return log_probs + log_columns.index_select(0, y)
+    # Logarithms of what is needed alone: of a thousand classes, T has a million entries.
+    few = len(y) < len(transition)
+    columns = transition.T.index_select(0, y.to(transition.device)) if few else transition.T
+    log_columns = columns.clamp(min=sys.float_info.min).log().to(log_probs.dtype).to(log_probs.device)
+    return log_probs + (log_columns if few else log_columns.index_select(0, y))
 
 
 def posterior_sums(log_joints: Tensor, y: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from ldmi_lightning.errors import UserError
+
 PADDING = 0
 EMBEDDING = 128
 WIDTHS = (3, 4, 5)
@@ -46,6 +48,11 @@ class WordCNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits."""
+        if not isinstance(x, Tensor):
+            raise UserError(
+                f"WordCNN takes token ids in one tensor, but got a {type(x).__name__}: leave --data.tokenizer out, or take a "
+                "backbone that a tokenizer belongs to, such as ldmi_lightning.models.TextClassifier."
+            )
         # All sentences in one row, one after the other: windows that reach beyond their sentence are masked.
         x = pad(x, (0, max(0, WIDTHS[-1] - x.shape[1])), value=PADDING)
         lengths = (x != PADDING).sum(dim=1).clamp(min=WIDTHS[-1])

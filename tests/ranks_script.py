@@ -40,6 +40,7 @@ from ldmi_lightning.errors import UserError
 from ldmi_lightning.losses import CELoss, DMILoss, ForwardLoss, GCELoss, LCCNLoss, Predictions
 from ldmi_lightning.models import DigitsCNN
 from ldmi_lightning.noise import PairFlipNoise
+from ldmi_lightning.schedulers import WarmupCosine
 
 REPO = Path(__file__).parents[1]
 EPOCHS = 2
@@ -61,6 +62,33 @@ class FewDigits(DigitsDataModule):
 
     def train_transform(self) -> nn.Module:
         return nn.Sequential(super().train_transform(), Turns(self))
+
+
+class Halves(nn.Module):
+    """Gives the upper and the lower half of each image, as a dict."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"upper": x[:, :, :4], "lower": x[:, :, 4:]}
+
+
+class HalfDigits(FewDigits):
+    """The same digits, whose x is a dict."""
+
+    def eval_transform(self) -> nn.Module:
+        return nn.Sequential(super().eval_transform(), Halves())
+
+
+class OfHalves(nn.Module):
+    """A net of both halves, whose body has weights and statistics to freeze."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.BatchNorm1d(24))
+        self.head = nn.Sequential(nn.Linear(24, 24), nn.ReLU(), nn.Linear(24, 10))
+
+    def forward(self, x: dict[str, Tensor]) -> Tensor:
+        logits: Tensor = self.head(self.body(torch.cat([x["upper"], x["lower"]], dim=2)))
+        return logits
 
 
 class WatchedDMILoss(DMILoss):
@@ -156,6 +184,16 @@ def ldmi(robust: Any, net: Callable[[], nn.Module] = mlp, lr: float = 0.2, **of_
     return LDMIModule(net(), 10, warmup, Stage(robust, EPOCHS, ADAM, **of_robust))
 
 
+def of_halves() -> LDMIModule:
+    """Return a model with all that is said of single parameters, and a schedule that counts steps."""
+    pl.seed_everything(1, verbose=False)
+    sgd = partial(torch.optim.SGD, lr=0.2, momentum=0.9, weight_decay=0.01)
+    warmup = Stage(CELoss(), EPOCHS, sgd, WarmupCosine)
+    robust = Stage(WatchedDMILoss(0.9), EPOCHS, ADAM, WarmupCosine)
+    more = {"freeze": "body.*", "lr_factors": {"head.0.*": 0.5}, "decay_norms_and_biases": False}
+    return LDMIModule(OfHalves(), 10, warmup, robust, **more)
+
+
 class World:
     """What a rank needs to run its cases."""
 
@@ -230,6 +268,7 @@ SAME_AS_ONE_PROCESS: dict[str, Callable[[World, str], dict[str, Any]]] = {
     "CE, DMI": lambda world, name: world.fit(name, ldmi(DMILoss(0.0))),
     "CE, DMI with memory": lambda world, name: world.fit(name, ldmi(WatchedDMILoss(0.9))),
     "even batches": lambda world, name: world.fit(name, ldmi(DMILoss(0.0)), FewDigits(batch_size=90)),
+    "dicts, frozen, shares": lambda world, name: world.fit(name, of_halves(), HalfDigits()),
     "accumulated, limited": lambda world, name: world.fit(
         name, ldmi(WatchedDMILoss(0.9)), accumulate_grad_batches=2, limit_train_batches=5
     ),

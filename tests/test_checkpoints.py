@@ -261,7 +261,7 @@ def test_a_save_cut_short_leaves_the_checkpoint_before_it_intact(
     monkeypatch.setattr("shutil.move", cut_short)
     frozen = functools.partial(torch.optim.SGD, lr=0.0)  # the first epoch stays the best
     with pytest.raises(Stopped):
-        make_trainer().fit(ldmi(*three_and_three(optimizer=frozen)), digits())
+        make_trainer(default_root_dir="runs").fit(ldmi(*three_and_three(optimizer=frozen)), digits())
     (last,) = Path().rglob("last.ckpt")
     assert read_checkpoint(last)["epoch"] == 0
 

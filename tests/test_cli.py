@@ -122,6 +122,12 @@ def test_the_saved_config_repeats_the_run(folder: Path) -> None:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_a_checkpoint_notes_what_the_backbone_was_told_and_nothing_that_it_does_not_take(folder: Path) -> None:
+    noted = torch.load(folder / "last.ckpt", weights_only=True)["hyper_parameters"]
+    assert noted["num_classes"] == 10
+    assert noted["backbone"] == {"class_path": "ldmi_lightning.models.DigitsCNN", "init_args": {"num_classes": 10}}
+
+
 def test_a_grid_reads_what_a_fit_saves(folder: Path) -> None:
     words = ["fit", *QUICK, "--trainer.default_root_dir", str(folder.parent)]
     random = torch.get_rng_state()

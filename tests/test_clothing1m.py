@@ -17,7 +17,8 @@ from writers import write_clothing1m
 from ldmi_lightning.commands import main
 from ldmi_lightning.commands.description import describe_labels
 from ldmi_lightning.datamodules import Clothing1MDataModule, DigitsDataModule, NoisyDataModule
-from ldmi_lightning.datamodules.clothing1m import AUTHORS, balanced_subset
+from ldmi_lightning.datamodules.clothing1m import balanced_subset
+from ldmi_lightning.datamodules.clothing1m_lists import AUTHORS
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.models import ResNet50
 from ldmi_lightning.noise import SymmetricNoise
@@ -234,6 +235,70 @@ def test_broken_line_is_named(broken: Path, line: str) -> None:
     path = broken / "annotations/clean_test.txt"
     path.write_text(f"{path.read_text()}\n{line}\nimages/0/0/b.jpg 3\n")
     assert f"clean_test.txt, line 17 reads '{line}': each line must hold" in refusal(broken)
+
+
+@pytest.mark.parametrize("label", ["Dress", "11.0"])
+def test_labels_may_be_class_names_or_floats(authors: Path, broken: Path, label: str) -> None:
+    path = broken / "annotations/noisy_train.txt"
+    text = path.read_text().replace(" 11\n", f" {label}\n").replace(" 8\n", " Down Coat\r")
+    path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    expected, found = clothing1m(authors).splits["train"], clothing1m(broken).splits["train"]
+    assert torch.equal(found.y, expected.y)
+    assert found.x.paths.tolist() == expected.x.paths.tolist()
+
+
+@pytest.mark.parametrize("layout", ["authors", "official"])
+def test_image_with_two_labels_is_refused(request: pytest.FixtureRequest, tmp_path: Path, layout: str) -> None:
+    root = shutil.copytree(request.getfixturevalue(layout), tmp_path / "copy")
+    path = root / ("annotations/noisy_train.txt" if layout == "authors" else "clean_label_kv.txt")
+    name = "train17,17" if layout == "authors" else "val17,17"
+    with path.open("a") as file:
+        file.write(f"images/7/3/{name}.jpg 5\n")
+    said = refusal(root)
+    assert f"{path} gives images/7/3/{name}.jpg two labels, 3 and 5 (1 lines disagree" in said
+
+
+def test_same_label_twice_is_no_conflict_but_counted(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (broken / "annotations/noisy_train.txt").open("a") as file:
+        file.write("images/7/3/train17,17.jpg 3\n")
+    assert len(clothing1m(broken).splits["train"]) == 62
+    assert capsys.readouterr().out == (
+        "The train list names 1 of its 62 images again: each counts as often as it is named.\n"
+    )
+
+
+@pytest.mark.parametrize("layout", ["authors", "official"])
+@pytest.mark.parametrize("other", ["train", "val"])
+def test_test_image_that_is_seen_before_is_refused(
+    request: pytest.FixtureRequest, tmp_path: Path, layout: str, other: str
+) -> None:
+    root = shutil.copytree(request.getfixturevalue(layout), tmp_path / "copy")
+    kind = "noisy_train" if other == "train" else "clean_val"
+    end = " 3\n" if layout == "authors" else "\n"
+    path = root / (f"annotations/{kind}.txt" if layout == "authors" else f"{kind}_key_list.txt")
+    with path.open("a") as file:
+        file.write(f"images/3/3/test3,3.jpg{end}")
+    if layout == "official" and other == "train":
+        with (root / "noisy_label_kv.txt").open("a") as file:
+            file.write("images/3/3/test3,3.jpg 9\n")
+    said = refusal(root)
+    assert (
+        f"1 images of the test list are in the {other} list, too, the first of which is images/3/3/test3,3.jpg" in said
+    )
+
+
+def test_validation_image_that_is_trained_on_is_said(broken: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (broken / "annotations/noisy_train.txt").open("a") as file:
+        file.write("images/3/3/val3,3.jpg 1\n")
+    clothing1m(broken)
+    assert capsys.readouterr().out.startswith(
+        "1 images of the val list are in the train list, too, the first of which is"
+    )
+
+
+def test_list_that_is_a_pointer_is_called_that(broken: Path) -> None:
+    (broken / "annotations/clean_val.txt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    assert "clean_val.txt is a Git-LFS pointer" in refusal(broken)
 
 
 def test_label_out_of_range_is_named(broken: Path) -> None:

@@ -15,6 +15,7 @@ import pytorch_lightning as pl
 import torch
 import writers
 from conftest import MakeTrainer
+from tiny_tokenizers import write_tokenizer
 from torch import Tensor, nn
 
 from ldmi_lightning import LDMIModule, Stage
@@ -24,6 +25,7 @@ from ldmi_lightning.datamodules import (
     Clothing1MDataModule,
     DigitsDataModule,
     DogsVsCatsDataModule,
+    Examples,
     FashionMNISTDataModule,
     HFDataModule,
     ImageFolderDataModule,
@@ -35,6 +37,7 @@ from ldmi_lightning.datamodules.loaders import IndexLoader, Split
 from ldmi_lightning.datamodules.streamed import ImageFiles
 from ldmi_lightning.datamodules.transforms import RandomFlip
 from ldmi_lightning.errors import UserError
+from ldmi_lightning.inputs import in_memory, num_samples, take, tensors_in
 from ldmi_lightning.losses import CELoss
 from ldmi_lightning.noise import Noise, SymmetricNoise
 
@@ -51,8 +54,8 @@ class Case(NamedTuple):
         make: makes it, given ``noise``, over the folder that ``write`` has filled.
         write: writes the data set.
         num_classes: C.
-        shape: of one input of the model; ``None`` where it differs from split to split.
-        stored: type of the stored inputs.
+        shape: of one input of the model (of several tensors, of each); ``None`` where it differs from split to split.
+        stored: type of the stored inputs (of several tensors, of each).
         one_stream: whether noise runs in one stream through training and validation.
         noisy: splits that noise goes into.
         numbered: splits through which the original index counts.
@@ -86,6 +89,48 @@ def arrays(root: Path, **options: Any) -> TensorDataModule:
     rng = np.random.RandomState(0)
     y = np.arange(150) % 3
     return TensorDataModule(rng.randn(150, 5) + y[:, None], y, val_share=0.2, **options)
+
+
+class Sheet(NoisyDataModule):
+    """An image and a row of a table for each sample."""
+
+    def __init__(self, noise: Noise | None = None, batch_size: int = 16) -> None:
+        super().__init__(3, ["a", "b", "c"], noise, batch_size)
+
+    def load(self) -> Mapping[str, Examples]:
+        rng = np.random.RandomState(0)
+        y = np.arange(150) % 3
+        x = {
+            "image": torch.from_numpy(rng.randint(0, 80, (150, 1, 4, 4)) + 80 * y[:, None, None, None]).to(torch.uint8),
+            "row": torch.from_numpy(rng.randn(150, 5) + y[:, None]).float(),
+        }
+        every = Examples(x, y, np.arange(150))
+        return {
+            "train": every.take(slice(0, 90)),
+            "val": every.take(slice(90, 120)),
+            "test": every.take(slice(120, 150)),
+        }
+
+    def eval_transform(self) -> nn.Module:
+        return Scaled()
+
+
+class Scaled(nn.Module):
+    """Grey values from 0 to 1, and the row as it is."""
+
+    def forward(self, x: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {**x, "image": x["image"] / 255}
+
+
+def tokenised(root: Path, **options: Any) -> MRDataModule:
+    return MRDataModule(root=str(root / "data"), tokenizer=str(root / "tokenizer"), **options)
+
+
+def with_tokenizer(folder: Path) -> Path:
+    pytest.importorskip("transformers")
+    write_tokenizer(folder / "tokenizer")
+    writers.write_texts(folder / "data", {"train": 80, "validation": 50, "test": 20})
+    return folder
 
 
 def nothing(folder: Path) -> Path:
@@ -142,6 +187,7 @@ CASES = {
         partial(writers.write_texts, sizes={"train": 80, "validation": 50, "test": 20}),
         *(2, None, torch.int16),
     ),
+    "mr tokenizer": Case(tokenised, with_tokenizer, 2, None, (torch.int16, torch.int8)),
     "clothing1m": Case(
         from_root(Clothing1MDataModule, num_workers=0),
         partial(writers.write_clothing1m, sizes={"train": 56, "val": 28, "test": 28}),
@@ -170,6 +216,9 @@ CASES = {
         **OWN,
     ),
     "arrays": Case(arrays, nothing, 3, (5,), torch.float32, **OWN),
+    "sheet": Case(
+        lambda root, **options: Sheet(**options), nothing, 3, ((1, 4, 4), (5,)), (torch.uint8, torch.float32)
+    ),
 }
 
 
@@ -208,8 +257,36 @@ def loaders(module: NoisyDataModule) -> dict[str, IndexLoader]:
     }
 
 
-def stored(split: Split, index: Tensor) -> Tensor:
-    return torch.stack([split.x.read(i) for i in index.tolist()]) if isinstance(split.x, ImageFiles) else split.x[index]
+def stored(split: Split, index: Tensor) -> Any:
+    if isinstance(split.x, ImageFiles):
+        return torch.stack([split.x.read(i) for i in index.tolist()])
+    return take(split.x, index)
+
+
+def leaves(x: Any) -> list[Tensor]:
+    return [tensor for _, tensor in tensors_in(x)]
+
+
+def samples(x: Any) -> int:
+    return num_samples(x) if in_memory(x) else len(x)
+
+
+def of_each(x: Any, known: Any) -> list[tuple[Tensor, Any]]:
+    """Pair the tensors of inputs with what is known of each."""
+    tensors = leaves(x)
+    return list(
+        zip(tensors, known if len(tensors) > 1 and isinstance(known, tuple) else [known] * len(tensors), strict=True)
+    )
+
+
+def assert_equal(one: Any, other: Any) -> None:
+    for a, b in zip(leaves(one), leaves(other), strict=True):
+        assert torch.equal(a, b)
+
+
+def wide_as(part: Tensor, whole: Tensor) -> Tensor:
+    """Pad texts that are trimmed to the longest of a rank's share as far as those of the whole batch."""
+    return nn.functional.pad(part, (0, whole.shape[1] - part.shape[1])) if part.ndim == 2 else part
 
 
 # -- splits -----------------------------------------------------------------------------------------------------------
@@ -229,13 +306,17 @@ def test_there_are_three_splits_with_samples_of_every_class(case: Case, given: N
     assert tuple(given.splits) == EVERY
     for split in given.splits.values():
         assert set(split.y.tolist()) == set(range(case.num_classes))
-        assert len(split.x) == len(split.y) == len(split.y_clean) == len(split.original_index)
+        assert samples(split.x) == len(split.y) == len(split.y_clean) == len(split.original_index)
         assert {array.dtype for array in (split.y, split.y_clean, split.original_index)} == {torch.int64}
 
 
 def test_inputs_are_stored_as_small_as_they_can_be(case: Case, given: NoisyDataModule) -> None:
-    kinds = {split.x.dtype if isinstance(split.x, Tensor) else type(split.x) for split in given.splits.values()}
-    assert kinds == {case.stored}
+    for split in given.splits.values():
+        if not in_memory(split.x):
+            assert type(split.x) is case.stored
+            continue
+        for tensor, kind in of_each(split.x, case.stored):
+            assert tensor.dtype == kind
 
 
 def test_no_sample_is_in_two_splits(case: Case, given: NoisyDataModule) -> None:
@@ -335,13 +416,15 @@ def test_batches_hold_inputs_for_the_model_and_labels_in_range(case: Case, modul
     for name, loader in loaders(module).items():
         batch = next(iter(loader))
         assert isinstance(batch, Batch)
-        assert batch.x.dtype == (torch.int64 if case.stored == torch.int16 else torch.float32)
-        assert len(batch.x) == 16 or name != "train"
-        assert case.shape is None or batch.x.shape[1:] == case.shape
-        assert batch.x.min() < batch.x.max()
+        tokens = torch.int16 in (case.stored if isinstance(case.stored, tuple) else [case.stored])
+        for x, shape in of_each(batch.x, case.shape):
+            assert x.dtype == (torch.int64 if tokens else torch.float32)
+            assert len(x) == 16 or name != "train"
+            assert shape is None or x.shape[1:] == shape
+            assert x.min() < x.max()
         for labels, lowest in ((batch.y, 0), (batch.y_clean, -1), (batch.index, 0)):
             assert labels.dtype == torch.int64
-            assert labels.shape == (len(batch.x),)
+            assert labels.shape == (num_samples(batch.x),)
             assert labels.min() >= lowest
         assert max(batch.y.max(), batch.y_clean.max()) < case.num_classes
 
@@ -359,7 +442,7 @@ def test_labels_and_inputs_stay_the_same_from_epoch_to_epoch(module: NoisyDataMo
     assert orders[0] != orders[1]
     for batch in module.train_eval_dataloader():
         expected = module.eval_transform()(stored(split, batch.index))
-        assert torch.equal(batch.x, expected)
+        assert_equal(batch.x, expected)
 
 
 def test_order_follows_the_runs_seed_and_labels_do_not(
@@ -416,21 +499,22 @@ def test_two_ranks_share_the_batches_of_one(module: NoisyDataModule) -> None:
             rows = torch.tensor([place[i] for i in together.tolist()])
             assert torch.equal(torch.cat([part.y for part in parts]), whole.y[rows])
             if name != "train":
-                assert torch.equal(torch.cat([part.x for part in parts]), whole.x[rows])
+                for x, *shares in zip(leaves(whole.x), *(leaves(part.x) for part in parts), strict=True):
+                    assert torch.equal(torch.cat([wide_as(share, x) for share in shares]), x[rows])
 
 
 # -- a run that goes on -----------------------------------------------------------------------------------------------
 
 
 class Tiny(nn.Module):
-    """A linear layer over eight averages of whatever the input is."""
+    """A linear layer over eight averages of whatever the input is, of all its tensors."""
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         self.linear = nn.Linear(8, num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        flat = x.flatten(1).float().unsqueeze(1)
+    def forward(self, x: Any) -> Tensor:
+        flat = torch.cat([each.flatten(1).float() for each in leaves(x)], dim=1).unsqueeze(1)
         logits: Tensor = self.linear(nn.functional.adaptive_avg_pool1d(flat, 8).squeeze(1))
         return logits
 

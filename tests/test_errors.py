@@ -147,16 +147,34 @@ def predictions(predicted: list[int], y: list[int]) -> Predictions:
     return Predictions(probs, torch.tensor(y, dtype=torch.int64), torch.arange(len(y)))
 
 
-def clothing1m(done: str, **changed: str) -> Mistake:
-    """Begin a run on a Clothing1M of one image that is none, with some of its files changed."""
-    every = "".join(f"a.jpg {label}\n" for label in range(14))
-    files = {"noisy_train.txt": every, "clean_val.txt": every, "clean_test.txt": every, "a.jpg": "no photograph"}
-    files |= {name.replace("_txt", ".txt").replace("_jpg", ".jpg"): content for name, content in changed.items()}
+def clothing1m(done: str, images: bool = True, **changed: str) -> Mistake:
+    """Begin a run on a Clothing1M of images that are none, one for each class and split, with some of its lists changed."""
+    lists = {"noisy_train.txt": "t", "clean_val.txt": "v", "clean_test.txt": "e"}
+    files = {name: "".join(f"{split}{label}.jpg {label}\n" for label in range(14)) for name, split in lists.items()}
+    files |= {name.replace("_txt", ".txt"): content for name, content in changed.items()}
+    if images:
+        files |= {f"{split}{label}.jpg": "no photograph" for split in lists.values() for label in range(14)}
     return Mistake(
         "Data",
         f"ldmi fit --data Clothing1MDataModule --data.root clothes {done}",
         files={f"clothes/{name}": content for name, content in files.items() if content},
     )
+
+
+OWN = """
+    import torch
+    def sgd(params, lr=0.1):
+        return torch.optim.SGD(params, lr)
+    def nothing(params):
+        pass
+    def net(num_classes):
+        return torch.nn.Linear(64, num_classes)
+    """
+
+
+def own(done: str, text: str = OWN, name: str = "mine.py") -> Mistake:
+    """Begin a run with a module of one's own, which no other mistake has imported."""
+    return Mistake("Own Python", f"ldmi fit {done}", files={name: text})
 
 
 MISTAKES = [
@@ -194,21 +212,21 @@ MISTAKES = [
     Mistake("Data", "ldmi fit --data Clothing1MDataModule --data.root nowhere"),
     Mistake("Data", "ldmi fit --data Clothing1MDataModule --data.balanced 0"),
     clothing1m("# without a list", clean_val_txt=""),
-    clothing1m("# with a broken line in a list", clean_val_txt="a.jpg\n"),
+    clothing1m("# with a broken line in a list", clean_val_txt="v0.jpg\n"),
     clothing1m("# with an empty list", clean_val_txt="\n"),
-    clothing1m("# with a label of 14", clean_val_txt="a.jpg 14\n"),
+    clothing1m("# with a label of 14", clean_val_txt="v0.jpg 14\n"),
     clothing1m(
         "# of which only the official training lists are there",
         noisy_train_txt="",
         clean_val_txt="",
         clean_test_txt="",
-        noisy_train_key_list_txt="a.jpg\n",
+        noisy_train_key_list_txt="t0.jpg\n",
     ),
-    clothing1m("# without its images", a_jpg=""),
+    clothing1m("# without its images", images=False),
     clothing1m("--data.num_workers 0  # with an image that is none"),
     clothing1m("--data.num_workers 2  # with an image that is none"),
     clothing1m("--data.balanced 2"),
-    clothing1m("--data.cache clothes/a.jpg"),
+    clothing1m("--data.cache clothes/t0.jpg"),
     Mistake("Data", "RandomCrop(33) of images of 32×32", lambda: RandomCrop(33)(torch.zeros(1, 3, 32, 32))),
     Mistake("Data", "ldmi fit --data NoSuchDataModule"),
     Mistake("Data", "ldmi fit --data.batch_size 0"),
@@ -354,6 +372,13 @@ MISTAKES = [
     Mistake("Stages", "ldmi fit --model.warm_start warmup-best.ckpt --model.robust null"),
     Mistake("Stages", "ldmi fit --stage_cache notes.txt", files={"notes.txt": "no folder"}),
     Mistake("Stages", "ldmi fit --stage_cache cache --trainer.fast_dev_run 1"),
+    own("--model.warmup.optimizer mine.adam"),
+    own("--model.warmup.optimizer mine.nothing"),
+    own("--model.warmup.optimizer mine.sgd --model.warmup.optimizer.rate 1"),
+    own("--model.backbone mine.net"),
+    own("--model.robust.loss mine.sgd"),
+    own("--model.robust.loss broken.Loss", "import nothing_of_the_kind\n", "broken.py"),
+    own("--trainer.callbacks EarlyStoping"),
     Mistake("Losses", "ldmi fit --model.robust.loss GCELoss --model.robust.loss.q 1.5"),
     Mistake("Losses", "ldmi fit --model.robust.loss GCELoss --model.robust.loss.truncation 1"),
     Mistake("Losses", "ldmi fit --model.robust.loss ForwardLoss --model.robust.loss.transition anker"),
@@ -404,6 +429,8 @@ MISTAKES = [
     Mistake("Configuration", "ldmi fit --seed_everything=-1"),
     Mistake("Configuration", "ldmi fit --seed_everything false"),
     Mistake("Configuration", "ldmi train"),
+    Mistake("Configuration", "ldmi --config a.yaml fit"),
+    Mistake("Configuration", "ldmi fit --model.help LDMIModul"),
     Mistake("Grids", "ldmi benchmark"),
     Mistake("Grids", "ldmi benchmark nowhere.yaml"),
     Mistake("Grids", "ldmi benchmark broken.yaml", files={"broken.yaml": "data: [1, 2"}),

@@ -148,8 +148,11 @@ def test_a_killed_writer_leaves_a_whole_file_and_who_claims_its_folder_removes_t
     files.write(path, b"a" * 3_000_000)
     for moment in range(15):
         process = FORK.Process(target=_write_for_ever, args=(path,))
+        before = path.stat().st_ino
         process.start()
-        time.sleep(0.01 + moment / 500)
+        while path.stat().st_ino == before:  # until it is at work, however long that takes here
+            time.sleep(0.001)
+        time.sleep(moment / 500)
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
         content = path.read_bytes()

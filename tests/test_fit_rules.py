@@ -227,11 +227,11 @@ def test_a_missing_checkpoint_is_refused_from_python_too() -> None:
 
 
 class Renamed(Blobs):
-    """The same clouds under other names."""
+    """The same clouds under other names, of which two are known."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.class_names = ["cedar", "birch", "ash"]
+        self.class_names = ["cedar", "birch", "oak"]
 
 
 @pytest.mark.parametrize("use", ["test", "predict", "validate", "loaded"])

@@ -105,6 +105,89 @@ def test_a_csv_file_that_does_not_fit_is_refused_with_the_place(content: str, na
     assert re.search(named, refused("labels.csv", content))
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_lines_end_at_line_ends_alone(end: str) -> None:
+    """U+2028, a form feed and the like are part of a text, and a quoted text may hold whole lines."""
+    texts = ["one\u2028two", "a\u0085b\x0c\x1cc", '"of, two\r\nlines"', "\u2029"]
+    rows = [f"{text},{index},{label}" for text, index, label in zip(texts, INDEX, NOISY, strict=True)]
+    Path("labels.csv").write_bytes(end.join(["text,index,label", *rows, ""]).encode())
+    assert read("labels.csv") == NOISY
+
+
+def test_whole_numbers_may_be_written_as_floats() -> None:
+    Path("labels.csv").write_text("index,label,clean\n7.0,2.0,1.0\n3.0, 0.0,0.0\n12,1.,2\n0.0,2.00,2.0\n")
+    assert read("labels.csv") == NOISY
+
+
+def test_labels_may_be_class_names() -> None:
+    Path("labels.csv").write_text('index,label,clean\n7,"a, b",fox\n3,cat,cat\n12, fox ,"a, b"\n0,2,2\n')
+    noise = LabelFileNoise("labels.csv")
+    noise.class_names = ["cat", "fox", "a, b"]
+    assert noise(CLEAN, 3, index=INDEX).tolist() == NOISY
+
+
+@pytest.mark.parametrize(
+    ("names", "label", "said"),
+    [
+        (["cat", "fox", "owl"], "Fox", r"'Fox' at original index 3, which is neither .* class: 'cat', 'fox', 'owl'\.$"),
+        (["cat", "fox", "owl"], "2.5", "'2.5' at original index 3, which is neither"),
+        (["cat", "fox", "owl"], "nan", "'nan' at original index 3, which is none: write one, or leave the line out"),
+        (
+            [],
+            "fox",
+            "'fox' at original index 3, which is no whole number, and nobody has told the names of the classes",
+        ),
+        (["1", "2", "7"], "1", "called by other ones .1, 2, 7, ….: it is unclear whether 1 is the second class"),
+    ],
+)
+def test_label_that_names_no_class_is_named(names: list[str], label: str, said: str) -> None:
+    Path("labels.csv").write_text(f"index,label\n7,0\n3,{label}\n12,0\n0,0\n")
+    noise = LabelFileNoise("labels.csv")
+    noise.class_names = names
+    with pytest.raises(UserError, match=said):
+        noise(CLEAN, 3, index=INDEX)
+
+
+def test_clean_labels_prove_that_numbers_are_positions() -> None:
+    Path("labels.csv").write_text("index,label,clean\n7,2,1\n3,0,0\n12,1,2\n0,2,2\n")
+    noise = LabelFileNoise("labels.csv")
+    noise.class_names = ["1", "2", "7"]
+    assert noise(CLEAN, 3, index=INDEX).tolist() == NOISY
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "it is empty"),
+        (b"\r\n  \n", "it is empty"),
+        (b"index,label\n", "has no labels"),
+        (b"index,label,label\n0,1,2\n", "names the column label 2 times"),
+        (b"index,label\n0,1\n3,\n", "line 3 has no label"),
+        (b"index,label\n0,1\n,2\n", "line 3 has the index '', which is no whole number"),
+        (b"index,label\nnan,1\n", "line 2 has the index 'nan', which is no whole number"),
+        (b"index,label\n99999999999999999999,1\n", "which is no whole number"),
+        (b"text,index,label\na, b,0,1\n", "line 2 has 4 values, but the first line names 3 columns"),
+        (b"index,label\n0,1\n2\n", "line 3 has 1 value, but the first line names 2 columns"),
+        (b'index,label\n0,"1\n2,1\n', "is no CSV"),
+        (
+            "index,label,text\n0,1,ok\n3,1,Füchse\n".encode("latin-1"),
+            "maybe Latin-1 .byte 0xFC in line 3, .* 'ü'.. Save it",
+        ),
+        ("index,label\n0,1\n".encode("utf-16"), "it is UTF-16. Save it as UTF-8"),
+    ],
+)
+def test_csv_file_that_cannot_be_read_says_what_it_is(content: bytes, said: str) -> None:
+    Path("labels.csv").write_bytes(content)
+    with pytest.raises(UserError, match=said) as raised:
+        LabelFileNoise("labels.csv")
+    assert "\n" not in str(raised.value)
+
+
+def test_trailing_commas_and_a_byte_order_mark_change_nothing() -> None:
+    Path("labels.csv").write_text("\ufeffindex,label\n7,2,\n3,0,,\n12,1\n0,2\n,,\n", encoding="utf-8")
+    assert read("labels.csv") == NOISY
+
+
 def test_other_files_are_refused_without_running_anything() -> None:
     assert "must be a .csv or a .npy file" in refused("labels.txt", "index,label\n")
     assert "cannot be read" in refused("labels.npy", "no array")
@@ -168,6 +251,12 @@ def test_both_of_pytorch_s_formats_are_read(legacy: bool) -> None:
     assert HumanNoise("human.pt", "worse")(CLEAN, 3, index=np.arange(4)).tolist() == NOISY
 
 
+@pytest.mark.parametrize("held", [torch.tensor, list, lambda labels: torch.tensor(labels, dtype=torch.uint8)])
+def test_tensors_and_lists_are_read_as_arrays_are(held: Any) -> None:
+    torch.save({"clean_label": held(CLEAN.tolist()), "worse_label": held(NOISY)}, "human.pt")
+    assert HumanNoise("human.pt", "worse")(CLEAN, 3, index=np.arange(4)).tolist() == NOISY
+
+
 @pytest.mark.parametrize("place", ["label", "value", "whole"])
 def test_a_hostile_file_is_refused_and_does_not_run(place: str) -> None:
     held: Any = {
@@ -181,6 +270,20 @@ def test_a_hostile_file_is_refused_and_does_not_run(place: str) -> None:
     assert not Path("ran").exists()
     torch.load("human.pt", weights_only=False)
     assert Path("ran").exists(), "the file was harmless after all"
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_what_could_run_code_is_named(legacy: bool) -> None:
+    torch.save({"clean_label": Hostile()}, "human.pt", _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(UserError, match=r"what else it holds \(.*getattr.*\) could run code, and is not loaded"):
+        HumanNoise("human.pt", "worse")
+
+
+@pytest.mark.parametrize("content", [b"text", b"index,label\n0,1\n", b"\x80\x04\x95", pickle.dumps([1, 2])])
+def test_what_could_not_run_code_is_not_said_to(content: bytes) -> None:
+    Path("human.pt").write_bytes(content)
+    with pytest.raises(UserError, match=r"human\.pt is damaged, or no \.pt file at all"):
+        HumanNoise("human.pt", "worse")
 
 
 def test_after_reading_nothing_more_may_be_loaded_than_before() -> None:
@@ -204,7 +307,10 @@ def test_labels_of_other_data_are_refused_with_the_number_and_the_place() -> Non
     [
         ({"worse_label": np.array([1, 2])}, "worse_label is no vector"),
         ({"worse_label": np.zeros((2, 2), np.int64)}, "worse_label is no vector"),
-        ({"worse_label": [1, 2, 0, 1]}, "worse_label is no vector"),
+        ({"worse_label": [1, 2, 0, "text"]}, "worse_label is no vector of labels, whole numbers, but a list"),
+        ({"worse_label": [[1, 2], [0]]}, "worse_label is no vector of labels, whole numbers, but a list"),
+        ({"worse_label": torch.zeros(4)}, r"but a Tensor of shape \(4,\) and type float32"),
+        ({"worse_label": np.zeros((4, 2), np.int64)}, r"but a ndarray of shape \(4, 2\) and type int64"),
         ({"clean_label": "text"}, "clean_label is no vector"),
     ],
 )

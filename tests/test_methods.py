@@ -115,7 +115,7 @@ def test_rival_goes_on_with_the_warm_ups_optimizer_for_the_robust_stages_epochs(
     assert rival["robust"]["loss"]["class_path"].endswith(LOSSES[method])
     left = {key: value for key, value in rival["robust"].items() if key != "loss"}
     kept = {key: own["robust"][key] for key in ("epochs", "patience")}
-    assert left == {**dict.fromkeys(["optimizer", "scheduler", "monitor", "mode"]), **kept}
+    assert left == {**dict.fromkeys(["optimizer", "scheduler", "monitor", "mode"]), "interval": "epoch", **kept}
 
 
 @pytest.mark.parametrize("data", DATA)

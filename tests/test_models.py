@@ -10,6 +10,7 @@ from torch.nn.functional import conv2d, linear, max_pool2d, relu
 from torchvision.models.resnet import resnet34
 from torchvision.models.vgg import cfgs, make_layers
 
+from ldmi_lightning.errors import UserError
 from ldmi_lightning.models import CIFARCNN, VGG16BN, DigitsCNN, FashionCNN, ResNet34, WordCNN
 
 BACKBONES = [(DigitsCNN, (1, 8, 8)), (FashionCNN, (1, 28, 28)), (CIFARCNN, (3, 32, 32))]
@@ -185,3 +186,8 @@ def test_word_cnn_drops_half_of_the_features_in_training_only() -> None:
 def test_word_cnn_without_a_vocabulary_size_says_where_it_comes_from(size: Any) -> None:
     with pytest.raises(ValueError, match=f"needs vocab_size, the number of token ids, but got {size}"):
         WordCNN(2, size)
+
+
+def test_a_word_net_given_a_tokenizers_dict_says_what_to_do() -> None:
+    with pytest.raises(UserError, match=r"one tensor, but got a dict: leave --data\.tokenizer out, or take a backbone"):
+        WordCNN(num_classes=2, vocab_size=10)({"input_ids": torch.zeros(2, 5, dtype=torch.int64)})

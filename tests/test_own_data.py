@@ -10,6 +10,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
 import writers
 from hypothesis import given
@@ -17,8 +18,16 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ldmi_lightning.commands import main
-from ldmi_lightning.datamodules import HFDataModule, ImageFolderDataModule, NoisyDataModule, TensorDataModule
-from ldmi_lightning.datamodules.own_data import class_indices
+from ldmi_lightning.commands.testing import kind_of_test_labels
+from ldmi_lightning.datamodules import (
+    DigitsDataModule,
+    HFDataModule,
+    ImageFolderDataModule,
+    NoisyDataModule,
+    TensorDataModule,
+)
+from ldmi_lightning.datamodules.class_names import class_indices
+from ldmi_lightning.datamodules.encoded import EncodedDataModule
 from ldmi_lightning.datamodules.splits import fill_splits, seeded_split
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import PairFlipNoise
@@ -26,6 +35,7 @@ from ldmi_lightning.noise import PairFlipNoise
 pytestmark = pytest.mark.usefixtures("hub_of_its_own")
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
+PYTHON = (Path(__file__).parents[1] / "docs" / "python.md").read_text()
 REVIEWS = {"class_names": ["bad", "good"], "text_column": "text"}
 PHOTOS = {"class_names": ["a", "b"], "image_column": "image", "image_size": 6}
 QUICK = [
@@ -67,6 +77,42 @@ def test_seeded_split_holds_each_classes_share() -> None:
     parts = seeded_split(labels, {"val": 0.1, "test": 0.2})
     for name, share in (("val", 0.1), ("test", 0.2), ("train", 0.7)):
         assert np.abs(np.bincount(labels[parts[name]]) - share * np.array([700, 200, 100])).max() <= 1
+
+
+def drawn(labels: np.ndarray, shares: dict[str, float], seed: int) -> dict[str, np.ndarray]:
+    """Return the draw before anything is exchanged: by class, each spread evenly, shuffled."""
+    order = np.random.RandomState(seed).permutation(len(labels))
+    by_class = [order[labels[order] == label] for label in range(labels.max() + 1)]
+    places = np.concatenate([(np.arange(len(part)) + 0.5) / max(len(part), 1) for part in by_class])
+    order = np.concatenate(by_class)[np.argsort(places, kind="stable")]
+    ends = np.cumsum([round(share * len(labels)) for share in shares.values()])
+    *parts, rest = np.split(order, ends)
+    return dict(zip(shares, parts, strict=True)) | {"train": np.sort(rest)}
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.floats(0.05, 0.45), st.integers(0, 9))
+def test_rare_classes_are_in_train_and_then_in_validation_and_nothing_else_is_changed(
+    given_labels: list[int], share: float, seed: int
+) -> None:
+    labels, shares = np.array(given_labels), {"val": share, "test": share}
+    before, after = drawn(labels, shares, seed), seeded_split(labels, shares, seed)
+    counts = {name: np.bincount(labels[part], minlength=5) for name, part in after.items()}
+    total = np.bincount(labels, minlength=5)
+    if len(after["train"]) >= (total > 0).sum():
+        assert (counts["train"][total > 0] > 0).all()
+    if len(after["val"]) >= (total > 1).sum() and len(after["train"]) >= (total > 0).sum() + (total > 1).sum():
+        assert (counts["val"][total > 1] > 0).all()
+    held = {name: np.bincount(labels[part], minlength=5) for name, part in before.items()}
+    if (held["train"][total > 0] > 0).all() and (held["val"][total > 1] > 0).all():
+        assert {name: part.tolist() for name, part in after.items()} == {
+            name: part.tolist() for name, part in before.items()
+        }
+
+
+def test_draw_of_large_classes_is_that_of_before() -> None:
+    labels, shares = np.random.RandomState(0).permutation(np.arange(25_000) % 2), {"val": 0.18, "test": 0.1}
+    for name, part in seeded_split(labels, shares).items():
+        assert np.array_equal(part, drawn(labels, shares, 0)[name])
 
 
 def test_seeded_split_is_drawn_by_its_seed() -> None:
@@ -206,6 +252,14 @@ def test_given_labels_are_true_only_where_noise_is_injected() -> None:
     assert injected.noise_report()["train_rate"] == pytest.approx(0.5, abs=0.3)
     assert [as_given.labels_are_true(split) for split in ("train", "val", "test")] == [False, False, True]
     assert all(injected.labels_are_true(split) for split in ("train", "val", "test"))
+
+
+def test_test_labels_are_called_clean_only_where_they_are_known_to_be() -> None:
+    x = np.zeros((40, 2))
+    clean = [DigitsDataModule(), arrays(x, noise=PairFlipNoise(0.5, seed=0))]
+    given = [arrays(x), EncodedDataModule(arrays(x), nn.Flatten()), pl.LightningDataModule()]
+    assert {kind_of_test_labels(data) for data in clean} == {"clean test labels"}
+    assert {kind_of_test_labels(data) for data in given} == {"test labels as given"}
 
 
 def test_augmentation_gets_stored_training_batches_alone() -> None:
@@ -502,7 +556,7 @@ def test_folders_of_images_as_readme_shows_them(here: Path, capsys: pytest.Captu
     assert results()["data"] == "ImageFolderDataModule"
     assert (results()["noise"]["train_rate"], results()["noise"]["matrix"]) == (None, None)
     assert results()["stages"]["robust"]["test_acc"] is not None
-    assert "training and validation labels may be wrong as given; test labels are clean" in capsys.readouterr().out
+    assert "training and validation labels may be wrong as given; test labels are as given" in capsys.readouterr().out
 
 
 def test_texts_as_readme_shows_them(here: Path) -> None:
@@ -521,7 +575,7 @@ def test_texts_as_readme_shows_them(here: Path) -> None:
 def test_backbone_from_timm_as_readme_shows_it_and_noise(here: Path) -> None:
     pytest.importorskip("timm")
     photos(here)
-    (line,) = re.findall(r"^ldmi (fit .* timm\..*)$", README, flags=re.MULTILINE)
+    (line,) = re.findall(r"^ldmi (fit .* timm\..*)$", PYTHON, flags=re.MULTILINE)
     noise = ["--data.noise", "SymmetricNoise", "--data.noise.rate", "0.3"]
     assert main([*line.split(), "--data.image_size", "32", *noise, *QUICK]) == 0
     assert results()["noise"]["train_rate"] == pytest.approx(0.3, abs=0.15)

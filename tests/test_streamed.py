@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from ldmi_lightning.batch import Batch
+from ldmi_lightning.datamodules import streamed
+from ldmi_lightning.datamodules.images import UnreadableImage
 from ldmi_lightning.datamodules.loaders import Split
-from ldmi_lightning.datamodules.streamed import ImageFiles, StreamedLoader, UnreadableImage
+from ldmi_lightning.datamodules.streamed import ImageFiles, StreamedLoader
 from ldmi_lightning.errors import UserError
 
 N, SIZE = 26, 32
@@ -107,7 +109,8 @@ def room(size: int) -> Iterator[None]:
 )
 def test_pixels_are_those_of_pillow(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "image.jpg").write_bytes(data)
-    pillow = torch.from_numpy(np.array(Image.open(io.BytesIO(data)).convert("RGB"))).permute(2, 0, 1)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    pillow = torch.from_numpy(np.array(upright.convert("RGB"))).permute(2, 0, 1)
     ours = ImageFiles(["image.jpg"], SIZE, root=tmp_path).read(0)
     assert ours.shape == (3, SIZE, SIZE)
     assert ours.dtype == torch.uint8
@@ -205,6 +208,15 @@ def test_training_batch_of_nothing_but_broken_images_is_refused(folder: Path) ->
     with pytest.raises(UserError, match=r"No image of a training batch can be read: .*Look at --data.root"):
         list(loader(files(folder, skip_broken=True)))
     assert sum(len(batch.x) for batch in loader(files(folder, skip_broken=True), shuffle_seed=None)) == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_what_is_done_to_images_is_said_once(folder: Path, workers: int, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in (3, 11):
+        (folder / f"{i}.jpg").write_bytes(encode(photograph().convert("CMYK")))
+        (folder / f"{i + 1}.jpg").write_bytes(encode(photograph().convert("RGBA"), format="png"))
+    epochs(loader(files(folder), workers))
+    assert capsys.readouterr().out == "Some of the images are in CMYK, brought to RGB.\n"
 
 
 # -- workers ----------------------------------------------------------------------------------------------------------
@@ -335,6 +347,17 @@ def test_cache_tells_sizes_and_folders_apart(folder: Path, tmp_path_factory: pyt
     assert ImageFiles(["0.jpg"], 16, root=folder, cache=cache).read(0).shape == (3, 16, 16)
     assert ImageFiles(["0.jpg"], SIZE, root=other, cache=cache).read(0).max() == 0
     assert torch.equal(everything(files(folder, cache=cache)), first)
+
+
+def test_cache_of_another_reader_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = folder / "cache"
+    monkeypatch.setattr(streamed, "READER", 1)
+    files(folder, cache=cache).read(0)
+    (old,) = kept(cache)
+    old.write_bytes(encode(Image.new("RGB", (SIZE, SIZE))))
+    assert files(folder, cache=cache).read(0).max() == 0
+    monkeypatch.undo()
+    assert files(folder, cache=cache).read(0).max() > 50
 
 
 @pytest.mark.parametrize("torn", [b"", b"\0" * 900, JPEG[:-20], encode(photograph(), format="png")])

@@ -17,6 +17,7 @@ from ldmi_lightning.runs.folder import CONFIG, RESULTS
 DEVICE = "device.txt"
 """Says in words what a cell's run was carried out on."""
 
+OF_DATA = {"root", "cache", "num_workers"}
 WITHOUT_EFFECT = {
     "trainer": {
         # where a run is carried out,
@@ -25,7 +26,8 @@ WITHOUT_EFFECT = {
         *SHOWN_AND_KEPT,
         *("profiler", "enable_autolog_hparams", "model_registry"),
     },
-    "data.init_args": {"root", "cache", "num_workers"},
+    "data.init_args": OF_DATA,
+    "data.init_args.data.init_args": OF_DATA,
     "": {"ckpt_path", "weights_only", "stage_cache"},
 }
 """The settings that say nothing of a run's result: the names by the place where they stand."""
@@ -87,6 +89,16 @@ class Cell:
     def runs(self, output: Path) -> list[Path]:
         """Return the folders of the cell's runs."""
         return sorted(path.parent for path in self.folder(output).glob(f"*/{CONFIG}"))
+
+
+def data_within(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the configuration of the data set that is encoded; ``None`` for a run on a data set as it is.
+
+    >>> data_within({"data": {"class_path": "EncodedDataModule", "init_args": {"data": {"class_path": "MRDataModule"}}}})
+    {'class_path': 'MRDataModule'}
+    """
+    within = (config["data"].get("init_args") or {}).get("data")
+    return within if isinstance(within, Mapping) and "class_path" in within else None
 
 
 def content_key(config: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import yaml
 
 from ldmi_lightning import files
-from ldmi_lightning.benchmarking.cells import DEVICE, Cell
+from ldmi_lightning.benchmarking.cells import DEVICE, Cell, data_within
 from ldmi_lightning.benchmarking.machine import device_name, environment
 from ldmi_lightning.benchmarking.sweep import is_in_sweep
 from ldmi_lightning.checkpoints import read_checkpoint
@@ -150,7 +150,8 @@ class Runner:
         if is_in_sweep():
             options["--trainer.logger"] = "WandbLogger"
         if cell.data in self.data_roots:
-            options["--data.root"] = self.data_roots[cell.data]
+            within = data_within(cell.config) is not None
+            options["--data.data.root" if within else "--data.root"] = self.data_roots[cell.data]
         if resumed is not None:
             options["--ckpt_path"] = resumed
         words = [str(word) for option in options.items() for word in option]

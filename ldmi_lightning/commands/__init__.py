@@ -1,5 +1,6 @@
 """The ``ldmi`` command: a table of commands, one file for each, imported only when it is called."""
 
+import difflib
 import importlib
 import os
 import signal
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ldmi_lightning.commands.mistakes import line_of
+from ldmi_lightning.commands.output import show
 from ldmi_lightning.commands.signals import ENDING, EXIT_CODE, LOST, STOPPED, Stopped
 from ldmi_lightning.errors import UserError
 
@@ -27,12 +29,12 @@ class Command(NamedTuple):
 COMMANDS = {
     "fit": Command(
         "ldmi_lightning.commands.fit",
-        "train all stages, test each on clean labels, and keep all of it in a folder of the run's own",
+        "train all stages, test each, and keep all of it in a folder of the run's own",
     ),
     "validate": Command(
         "ldmi_lightning.commands.evaluate", "show a checkpoint's val/acc, val/log_dmi, ... on the validation set"
     ),
-    "test": Command("ldmi_lightning.commands.evaluate", "show a checkpoint's accuracy on the clean test set"),
+    "test": Command("ldmi_lightning.commands.evaluate", "show a checkpoint's accuracy on the test set"),
     "predict": Command("ldmi_lightning.commands.predict", "write a checkpoint's predictions of the test set to files"),
     "noise": Command(
         "ldmi_lightning.commands.noise",
@@ -50,7 +52,7 @@ def main(args: list[str] | None = None) -> int:
     """Carry out the command; return its exit code."""
     words = list(sys.argv[1:] if args is None else args)
     if words[:1] in (["-h"], ["--help"]):
-        print(help_page())
+        show(help_page())
         return 0
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         # So that `--model.backbone my_module.MyNet` finds a file in the working directory, as `python` itself would.
@@ -77,8 +79,18 @@ def carry_out(words: list[str]) -> int:
     remedy = f"Choose from {', '.join(COMMANDS)}; `ldmi --help` says what each does."
     if not words:
         raise UserError(f"A command is missing. {remedy}")
+    if words[0].startswith("-"):
+        meant = [word for word in words if word in COMMANDS][-1:] or ["COMMAND"]
+        options = " ".join(word for word in words if word not in meant)
+        raise UserError(f"The command comes first, and its options after it: ldmi {meant[0]} {options}")
     if words[0] not in COMMANDS:
-        raise UserError(f"{words[0]} is no command. {remedy}")
+        close = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        raise UserError(" ".join([f"{words[0]} is no command.", *(f"Did you mean {each}?" for each in close), remedy]))
+    if any("help" in word or word == "-h" for word in words[1:]):
+        page = importlib.import_module("ldmi_lightning.commands.help").page_of(words)
+        if page is not None:
+            show(page)
+            raise SystemExit(0)
     run = importlib.import_module(COMMANDS[words[0]].module).run
     return int(run(words[1:], parse_fit) if words[0] == "benchmark" else run(words))
 

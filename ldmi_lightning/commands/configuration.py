@@ -2,7 +2,8 @@
 
 import warnings
 from collections.abc import Mapping
-from functools import cache
+from contextlib import suppress
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -11,7 +12,10 @@ import yaml
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-import ldmi_lightning.models  # noqa: F401  (short class names need the module imported)
+import ldmi_lightning.losses
+import ldmi_lightning.models  # noqa: F401  (short class names need the modules imported)
+from ldmi_lightning.commands.from_data import TARGETS, given_in, may_be_given
+from ldmi_lightning.commands.options import DEFAULT_DATA, DEFAULT_MODEL, DEFAULT_SEED, DESCRIPTIONS
 from ldmi_lightning.commands.parser import Parser
 from ldmi_lightning.commands.parsing import (
     add_own_config,
@@ -24,31 +28,6 @@ from ldmi_lightning.errors import UserError
 from ldmi_lightning.runs.folder import CONFIG
 from ldmi_lightning.runs.loggers import name_folder
 from ldmi_lightning.training.module import LDMIModule
-
-DEFAULT_SEED = 1
-DEFAULT_DATA = {"class_path": "ldmi_lightning.datamodules.DigitsDataModule"}
-DEFAULT_MODEL = {
-    "class_path": "ldmi_lightning.LDMIModule",
-    "init_args": {
-        "backbone": {"class_path": "ldmi_lightning.models.DigitsCNN"},
-        "warmup": {
-            "loss": {"class_path": "ldmi_lightning.losses.CELoss"},
-            "epochs": 10,
-            "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
-        },
-        "robust": {
-            "loss": {"class_path": "ldmi_lightning.losses.DMILoss", "init_args": {"memory": 0.9}},
-            "epochs": 20,
-            "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3}},
-        },
-    },
-}
-DESCRIPTIONS = {
-    "fit": "Train all stages in one fit, test each on clean labels, and keep all of it in a folder of the run's own.",
-    "validate": "Show a checkpoint's figures on the validation set.",
-    "test": "Show a checkpoint's figures on the clean test set.",
-    "predict": "Write a checkpoint's predictions of the test set to files.",
-}
 
 
 def make_parser(command: str) -> Parser:
@@ -63,11 +42,10 @@ def make_parser(command: str) -> Parser:
     parser.add_lightning_class_args(pl.Trainer, "trainer")
     parser.add_lightning_class_args(LDMIModule, "model", subclass_mode=True)
     parser.add_lightning_class_args(pl.LightningDataModule, "data", subclass_mode=True)
-    for target in ("model.init_args.num_classes", "model.init_args.backbone.init_args.num_classes"):
-        parser.link_arguments("data", target, compute_fn=number_of_classes, apply_on="instantiate")
-    # Skipped where the data has no such attribute, or the backbone no such argument.
-    parser.link_arguments("data.vocab_size", "model.init_args.backbone.init_args.vocab_size", apply_on="instantiate")
-    parser.add_method_arguments(pl.Trainer, command, skip=set(LightningCLI.subcommands()[command]))
+    for target in TARGETS:
+        parser.link_arguments("data", target, compute_fn=partial(parser.value_for, target), apply_on="instantiate")
+    skip = {*LightningCLI.subcommands()[command], "return_predictions"}  # they are written to files
+    parser.add_method_arguments(pl.Trainer, command, skip=skip)
     if command == "fit":
         parser.add_argument(
             "--stage_cache",
@@ -92,42 +70,47 @@ def in_order(words: list[str]) -> list[str]:
     return nulls_in_stages(name_folder(configs_first(add_own_config(words, CONFIG))))
 
 
-def parse(parser: LightningArgumentParser, words: list[str]) -> Namespace:
+def parse(parser: Parser, words: list[str]) -> Namespace:
     """Return the configuration for the words after ``ldmi``, which are in order."""
+    parser.given = {}
+    if may_be_given(words[1:]):
+        with suppress(UserError):  # the parser says so once more
+            options = [word for word in words[1:] if not word.startswith("--print_config")]
+            parser.given = given_in(parser.parse_args(options, defaults=False))
     config: Namespace = parser.parse_args(words[1:])
     check_seed(config.seed_everything)
     return config
 
 
-def number_of_classes(data: pl.LightningDataModule) -> int:
-    """Return what the model and its backbone are told by the datamodule."""
-    found = getattr(data, "num_classes", None)
-    if not isinstance(found, int):
-        raise UserError(
-            f"The model takes its number of classes from the data, but {type(data).__name__} has no attribute num_classes. "
-            "Give it one."
-        )
-    return found
-
-
 def fill_in_seed(config: Namespace) -> None:
-    """Give noise without a seed of its own that of the run."""
-    noise = noise_of(config)
-    if noise is not None and "init_args" in noise and noise.init_args.get("seed", 0) is None:
-        noise.init_args.seed = config.seed_everything
+    """Give noise without a seed of its own that of the run, also noise of data that other data are made of."""
+    for part in data_in(config):
+        noise = noise_of(part)
+        if noise is not None and "init_args" in noise and noise.init_args.get("seed", 0) is None:
+            noise.init_args.seed = config.seed_everything
 
 
-def noise_of(config: Namespace) -> Namespace | None:
+def data_in(config: Namespace) -> list[Namespace]:
+    """Return the configuration of the data, and of the data that it is made of, from the outside in."""
+    parts, part = [], config.data
+    while isinstance(part, Namespace):
+        parts.append(part)
+        part = part.get("init_args", Namespace()).get("data")
+    return parts
+
+
+def noise_of(data: Namespace) -> Namespace | None:
     """Return the configuration of the noise, where the data has some."""
-    noise = config.data.get("init_args", Namespace()).get("noise")
+    noise = data.get("init_args", Namespace()).get("noise")
     return noise if isinstance(noise, Namespace) else None
 
 
 def name_run(config: Namespace) -> tuple[str, str]:
     """Return the short names of the data set and of the noise, after which a run's folder is named."""
-    noise = noise_of(config)
+    parts = data_in(config)
+    noise = next((noise for part in parts if (noise := noise_of(part)) is not None), None)
     return (
-        config.data.class_path.rsplit(".", 1)[-1].removesuffix("DataModule"),
+        "".join(part.class_path.rsplit(".", 1)[-1].removesuffix("DataModule") for part in reversed(parts)),
         noise.class_path.rsplit(".", 1)[-1].removesuffix("Noise") if noise is not None else "No",
     )
 

@@ -2,6 +2,7 @@
 
 import pytorch_lightning as pl
 
+from ldmi_lightning.commands.testing import kind_of_test_labels
 from ldmi_lightning.datamodules import NoisyDataModule
 from ldmi_lightning.noise import NoNoise
 from ldmi_lightning.training.module import LDMIModule
@@ -36,12 +37,14 @@ def describe_labels(data: NoisyDataModule) -> tuple[str, str]:
     words = {"train": "training", "val": "validation", "test": "test"}
     injected = () if isinstance(data.noise, NoNoise) else data.noisy_splits
     doubtful = [split for split in words if not data.labels_are_true(split)]
+    as_given = [] if "test" in doubtful or "clean" in kind_of_test_labels(data) else ["test"]
     rate = getattr(data.noise, "rate", None)
     injector = type(data.noise).__name__ + (f" at rate {rate:g}" if rate is not None else "")
     kinds = {
         f"{injector} on %s labels": [split for split in words if split in injected],
         "%s labels may be wrong as given": doubtful,
-        "%s labels are clean": [split for split in words if split not in {*injected, *doubtful}],
+        "%s labels are as given": as_given,
+        "%s labels are clean": [split for split in words if split not in {*injected, *doubtful, *as_given}],
     }
     said = [
         kind % " and ".join(words[split] for split in splits).replace(" and ", ", ", len(splits) - 2)

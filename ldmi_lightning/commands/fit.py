@@ -19,7 +19,7 @@ from ldmi_lightning.commands.configuration import as_plain, in_order, name_run, 
 from ldmi_lightning.commands.description import describe
 from ldmi_lightning.commands.lightning import LDMICLI, Run, carry_out, is_rank_zero, say
 from ldmi_lightning.commands.stage_keeper import StageKeeper
-from ldmi_lightning.commands.testing import test_stages
+from ldmi_lightning.commands.testing import kind_of_test_labels, test_stages
 from ldmi_lightning.datamodules import NoisyDataModule
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.runs import results
@@ -212,7 +212,8 @@ def conclude(cli: FitCLI, begun: float) -> None:
     for name, stage in stages.items():
         if stage.get("transition_error") is not None:
             say(f"{name}: T̂ differs from the injected T by {stage['transition_error']:.3f} a row (L1).")
-    say("test acc, balanced acc: each stage's selected epoch, on clean test labels that selection never saw.")
+    kind = kind_of_test_labels(cli.datamodule)
+    say(f"test acc, balanced acc: each stage's selected epoch, on {kind}, which selection never saw.")
     for offline in offline_runs(folder):
         say(f"`wandb sync {offline}` sends the offline run to W&B.")
     results.write_json(found, folder / RESULTS)

@@ -18,8 +18,11 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from ldmi_lightning.callbacks import EpochLines, StageProgressBar
 from ldmi_lightning.checkpoints import read_checkpoint
-from ldmi_lightning.commands.configuration import DEFAULT_SEED, as_plain, fill_in_seed, make_parser, parse
+from ldmi_lightning.commands.configuration import as_plain, fill_in_seed, make_parser, parse
+from ldmi_lightning.commands.from_data import TARGETS, told
 from ldmi_lightning.commands.mistakes import line_of
+from ldmi_lightning.commands.options import DEFAULT_SEED
+from ldmi_lightning.commands.parser import Parser
 from ldmi_lightning.commands.parsing import one_line
 from ldmi_lightning.commands.quiet import quieten
 from ldmi_lightning.commands.signals import ENDING, Stopped
@@ -75,13 +78,15 @@ class LDMICLI(LightningCLI):
             run=False,
         )
 
+    parser: Parser
+
     def setup_parser(self, *_: Any) -> None:
         """Make the command's parser."""
         self.parser = make_parser(self.command)
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+    def parse_arguments(self, _: LightningArgumentParser, args: Any) -> None:
         """Parse the words that are in order."""
-        self.config: Namespace = parse(parser, args)
+        self.config: Namespace = parse(self.parser, args)
 
     def before_instantiate_classes(self) -> None:
         """Fill in seeds, and look for the checkpoint."""
@@ -105,11 +110,21 @@ class LDMICLI(LightningCLI):
         self.config.trainer.logger = False
 
     def instantiate_classes(self) -> None:
-        """Make the objects; a mistake that one of them found comes out of jsonargparse's wrapping as it was said."""
+        """Make the objects, the data first, of which the model is told; a mistake comes out as its finder has said it."""
         try:
-            super().instantiate_classes()
+            self.datamodule = self.parser.instantiate_classes(Namespace(data=self.config.data)).data
+            self.parser.told = told(self.config, self.parser.given, self.datamodule)
+            config = self.config.clone()
+            config.data = self.datamodule
+            self.config_init = self.parser.instantiate_classes(config)
+            self.model = self.config_init.model
+            self.trainer = self.instantiate_trainer()
         except ValueError as error:
             raise UserError(one_line(str(error))) from error
+        kept = self.model.hparams.get("backbone")
+        for target in TARGETS[1:]:  # Lightning has noted all of them
+            if isinstance(kept, dict) and target not in self.config:
+                kept.get("init_args", {}).pop(target.rpartition(".")[2], None)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Add the callbacks that the command needs."""

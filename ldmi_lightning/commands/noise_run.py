@@ -2,8 +2,6 @@
 
 import argparse
 import io
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +9,11 @@ import numpy as np
 import pytorch_lightning as pl
 
 from ldmi_lightning import files, pictures
-from ldmi_lightning.commands.configuration import DEFAULT_DATA, DEFAULT_SEED, in_order
+from ldmi_lightning.commands.configuration import in_order
 from ldmi_lightning.commands.noise_help import DATA, DESCRIPTION, LABELS, OPTIONS, PICTURE
 from ldmi_lightning.commands.noise_summary import describe, look
+from ldmi_lightning.commands.options import DEFAULT_DATA, DEFAULT_SEED
+from ldmi_lightning.commands.output import show
 from ldmi_lightning.commands.parser import Parser
 from ldmi_lightning.commands.parsing import check_seed
 from ldmi_lightning.commands.quiet import quieten
@@ -39,7 +39,7 @@ def run(words: list[str]) -> int:
         parser.error(str(error))
     data.prepare_data()
     data.setup("fit")
-    say(f"{describe(data)}\n")
+    show(f"{describe(data)}\n")
     folder = Path(config.output or default_folder(data))
     try:
         drawn = write_picture(data, folder / PICTURE)
@@ -49,17 +49,9 @@ def run(words: list[str]) -> int:
             f"The noise cannot be written to {folder}: {error.strerror}. Choose another folder with --output."
         ) from error
     if drawn:
-        say(f"Picture: {folder / PICTURE}")
-    say(f"Labels: {folder / LABELS}, for --data.noise LabelFileNoise --data.noise.path {folder / LABELS}")
+        show(f"Picture: {folder / PICTURE}")
+    show(f"Labels: {folder / LABELS}, for --data.noise LabelFileNoise --data.noise.path {folder / LABELS}")
     return 0
-
-
-def say(text: str) -> None:
-    """Print, also where nobody reads on."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # `| head` has seen enough; the files are written all the same
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def make_parser() -> Parser:

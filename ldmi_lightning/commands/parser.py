@@ -4,13 +4,22 @@ import difflib
 import re
 from typing import Any, NoReturn
 
-from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
+from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 from pytorch_lightning.cli import LightningArgumentParser
 
+from ldmi_lightning.commands.class_paths import base_in, class_path_in, fault_of_import, why_not
+from ldmi_lightning.commands.from_data import without_told
+from ldmi_lightning.commands.functions import STANDS_FOR, as_class, word_as_class
 from ldmi_lightning.commands.parsing import SEED_RULE, one_line
 from ldmi_lightning.errors import UserError
+from ldmi_lightning.training.stages import Stage
 
 CONFIG_HELP = "YAML file of options; can be repeated, and a later one wins."
+
+
+def plain(config: Any) -> Any:
+    """Return a configuration as mappings."""
+    return config.as_dict() if isinstance(config, Namespace) else config
 
 
 class Parser(LightningArgumentParser):
@@ -20,6 +29,11 @@ class Parser(LightningArgumentParser):
     """The command whose help lists the options; of the class, since jsonargparse makes inner parsers from it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._made_for: Any = None
+        self.given: dict[str, Any] = {}
+        """What was given of :data:`~ldmi_lightning.commands.from_data.TARGETS`."""
+        self.told: dict[str, Any] = {}
+        """The values that go there, once there are data."""
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
 
@@ -31,12 +45,49 @@ class Parser(LightningArgumentParser):
         parser.add_argument("-c", "--config", action=ActionConfigFile, help=config_help)
         return parser
 
-    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        """Parse the command line."""
+    def parse_args(  # type: ignore[override]
+        self, args: Any = None, namespace: Any = None, **kwargs: Any
+    ) -> Any:
+        """Parse words: the command line's, or what it says of a class."""
         try:
-            return super().parse_args(*args, **kwargs)
+            if self._made_for is Stage:
+                args = [word_as_class(word, plain(namespace) or {}) for word in args]
+            return super().parse_args(args, namespace, **kwargs)
         except UnicodeDecodeError as error:
             raise UserError("What --config names is no text: give a YAML file, such as RUN/config.yaml.") from error
+        except UserError:
+            raise
+        except Exception as error:
+            if fault := fault_of_import(error):
+                raise UserError(fault) from error
+            raise
+
+    def parse_object(self, obj: Any, *args: Any, **kwargs: Any) -> Any:
+        """Parse what a file says of a class."""
+        if self._made_for is Stage:
+            said = plain(obj)
+            obj = {**said, **{name: as_class(name, said[name]) for name in STANDS_FOR if name in said}}
+        return super().parse_object(obj, *args, **kwargs)
+
+    def value_for(self, target: str, data: object) -> Any:
+        """Return what model or backbone is told, for a link from the data."""
+        return self.told.get(target)
+
+    def dump(self, cfg: Namespace, *args: Any, skip_link_targets: bool = True, **kwargs: Any) -> str:
+        """Return the text of a configuration, which keeps what was given of that which the data would tell, too.
+
+        jsonargparse would leave it out, also in the texts of inner parsers, of which it puts the whole together.
+        """
+        if skip_link_targets and cfg.get("model") is not None:
+            cfg = without_told(cfg, self.given)
+        text: str = super().dump(cfg, *args, skip_link_targets=False, **kwargs)
+        return text
+
+    def add_class_arguments(self, of_class: Any, *args: Any, **kwargs: Any) -> list[str]:
+        """Note whose arguments these are."""
+        self._made_for = of_class
+        added: list[str] = super().add_class_arguments(of_class, *args, **kwargs)
+        return added
 
     def add_function_arguments(self, *args: Any, linked_targets: Any = None, **kwargs: Any) -> list[str]:
         """Take a function for a class, such as ``torchvision.models.resnet18``, where arguments are linked.
@@ -49,7 +100,8 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise a :class:`UserError` with the innermost cause, its full key and the nearest valid name."""
-        reason = one_line(message)
+        path, key = class_path_in(message)
+        reason = f"--{key}: {why_not(path, key, base_in(message))}" if path else one_line(message)
         if reason.startswith("--seed_everything: Given value: "):
             reason = f"{SEED_RULE} {reason.rpartition(': ')[2].replace('None', 'null')}."
         unknown = re.search(r"(?:nrecognized arguments: --|nested key '|Key '|Option '|key \")([\w.]+)", reason)

@@ -106,8 +106,6 @@ def one_line(message: str) -> str:
             reason = f"{reason} {text}".strip()
             depth = indent - 1
     reason = reason or message.strip().splitlines()[-1].strip()
-    if found := re.fullmatch(r"Expected a path but (\S+) either not accessible or invalid (.*)", reason):
-        reason = f"{found[1]} is no class known here, and cannot be imported ({found[2]})."
     # A nested parser has already put its own key in front.
     while found := re.match(r"--([\w.]+): ", reason):
         keys.append(found[1])

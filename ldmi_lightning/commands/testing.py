@@ -1,4 +1,4 @@
-"""The clean test of each stage's checkpoints, and the transition matrix T̂ that each stage implies."""
+"""The test of each stage's checkpoints, and the transition matrix T̂ that each stage implies."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from ldmi_lightning.datamodules import NoisyDataModule
+from ldmi_lightning.datamodules.encoded import EncodedDataModule
+from ldmi_lightning.datamodules.own_data import OwnData
 from ldmi_lightning.likelihood import fit_transition
 from ldmi_lightning.losses import DMILoss, TransitionLoss
 from ldmi_lightning.runs.folder import LAST
@@ -30,7 +32,7 @@ FIGURES = {
 def test_stages(
     trainer: pl.Trainer, module: LDMIModule, data: pl.LightningDataModule, checkpoint: StageCheckpoint
 ) -> dict[str, dict[str, Any]]:
-    """Test each stage's last and best checkpoint on the clean test set; the module is left with the chosen stage's best.
+    """Test each stage's last and best checkpoint on the test set; the module is left with the chosen stage's best.
 
     Only that stage's figures reach the loggers, as ``test/acc`` and ``test/balanced_acc`` of the run.
 
@@ -61,6 +63,20 @@ def test_stages(
             tested[name] |= compare_with_injected(found, data)
     trainer.loggers = loggers
     return {name: tested[name] for name in summaries}
+
+
+def kind_of_test_labels(data: pl.LightningDataModule) -> str:
+    """Say what the test labels are: clean where that is known, else as they were given.
+
+    >>> from ldmi_lightning.datamodules import DigitsDataModule
+    >>> kind_of_test_labels(DigitsDataModule())
+    'clean test labels'
+    """
+    given = data.data if isinstance(data, EncodedDataModule) else data
+    known = isinstance(given, NoisyDataModule) and given.labels_are_true("test")
+    if isinstance(given, OwnData):
+        known = given.labels_are_known("test")
+    return "clean test labels" if known else "test labels as given"
 
 
 def _checkpoint(checkpoint: StageCheckpoint, stage: str, which: Any, is_newest: bool) -> Path | None:

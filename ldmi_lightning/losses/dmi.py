@@ -1,13 +1,25 @@
 r"""L_DMI, the determinant-based mutual information loss (Xu, Cao, Kong, Wang, NeurIPS 2019), with a memory of U."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.joint import back_on, in_float64, is_singular, joint_matrix, log_dmi
-from ldmi_lightning.losses.base import Loss, Predictions
+from ldmi_lightning.joint import (
+    Factors,
+    back_on,
+    factorise,
+    in_float64,
+    inverse_columns,
+    is_singular,
+    joint_matrix,
+    log_dmi,
+)
+from ldmi_lightning.losses.base import Loss, Predictions, global_mean
+
+NEVER_PREDICTED = 0.01
+"""A class whose share of the outputs is below so much of its share of the labels counts as never predicted."""
 
 
 class DMILoss(Loss):
@@ -28,6 +40,9 @@ class DMILoss(Loss):
     contributes a zero that is still attached to the graph, leaves the memory alone, and is counted in
     ``singular_steps``. NaN in the logits counts as singular too, but no mask can keep it out of the gradient;
     ``LDMIModule`` stops a run whose outputs are no longer finite.
+
+    **Cost.** One factorisation of U serves the value, the gradient, which needs the columns of :math:`U^{-1}` for the
+    batch's labels alone, and the test for singularity. There is no second derivative: asking for one is an error.
 
     Args:
         memory: m in [0, 1).
@@ -72,7 +87,8 @@ class DMILoss(Loss):
         """Start the memory: U of the whole training set under the model selected in the stage before."""
         # `train` is already equal on all ranks: no sum over ranks here.
         joint = torch.zeros(train.probs.shape[1], train.probs.shape[1], dtype=torch.float64)
-        joint.index_add_(0, train.y, train.probs.double())
+        for probs, y in zip(train.probs.split(4096), train.y.split(4096), strict=True):
+            joint.index_add_(0, y, probs.double())
         self.joint_memory = (joint / len(train.y)).to(self.joint_memory.device)
 
     def check_setting(self, num_classes: int, batch_size: int) -> None:
@@ -86,22 +102,34 @@ class DMILoss(Loss):
     def forward(self, logits: Tensor, y: Tensor, index: Tensor) -> Tensor:
         r"""Return :math:`-\log|\det U|`; see :class:`~ldmi_lightning.losses.base.Loss` for the arguments."""
         outputs = in_float64(logits)
+        y = y.to(outputs.device)
         with torch.autocast(outputs.device.type, enabled=False):
-            joint = joint_matrix(outputs.softmax(dim=1), y)
-            if self.memory > 0:
-                joint = self.memory * self._memory_for(joint) + (1 - self.memory) * joint
-            singular = is_singular(joint.detach())
-            # U is replaced BEFORE the determinant: the gradient of a masked-out infinity would still be NaN.
-            value = -log_dmi(
-                torch.where(singular, torch.eye(len(joint), dtype=joint.dtype, device=joint.device), joint)
-            )
-            if self.training:
-                self.steps += 1
-                self.singular_steps += singular.to(self.singular_steps.device)
+            probs = outputs.softmax(dim=1)
+            with torch.no_grad():
+                joint = joint_matrix(probs, y)
                 if self.memory > 0:
-                    self.joint_memory = torch.where(singular, self.joint_memory, joint.detach())
-            scaled = value / (1 - self.memory)
-            return back_on(scaled + (value - scaled).detach(), logits.device)
+                    joint = torch.lerp(joint, self._memory_for(joint), self.memory)
+                factors = factorise(joint)
+                singular = is_singular(joint, factors)
+                value = -log_dmi(joint, factors)
+                value = torch.where(singular, torch.zeros_like(value), value)
+                if self.training:
+                    self.steps += 1
+                    self.singular_steps += singular.to(self.singular_steps.device)
+                    if self.memory > 0:
+                        self.joint_memory = torch.where(singular, self.joint_memory, joint)
+            if probs.requires_grad:
+                value = _WithGradient.apply(value, probs, self._gradient(factors, singular, y))
+            return back_on(value, logits.device)
+
+    def _gradient(self, factors: Factors, singular: Tensor, y: Tensor) -> Tensor:
+        """Return the gradient in this rank's probabilities, shape ``(N, C)``: ``-U^-1[:, y_i]`` over the global batch's size.
+
+        It is that of the mixed U over 1 - m. DDP averages the ranks' gradients, which is why it comes from `global_mean`.
+        """
+        weight = global_mean(torch.ones(len(y), dtype=torch.float64, device=y.device)) / len(y)
+        columns = inverse_columns(factors, y)
+        return torch.where(singular, torch.zeros_like(columns), -weight * columns)
 
     def _memory_for(self, joint: Tensor) -> Tensor:
         if self.joint_memory.shape != joint.shape:
@@ -117,10 +145,52 @@ class DMILoss(Loss):
         self.steps.zero_()
         self.singular_steps.zero_()
         if steps and singular == steps:
-            # A memory bridges batches that miss a class; one of 0.9 or more has done what it can.
-            remedy = "--model.robust.loss.memory 0.99 or " if self.memory < 0.9 else ""
             raise UserError(
-                f"All {steps} steps of this epoch had a singular joint distribution matrix, so nothing was learnt: each "
-                f"batch missed a class, or the outputs are constant or NaN. Try {remedy}a larger --data.batch_size, and "
-                "see that the warm-up learns all classes."
+                f"All {steps} steps of this epoch had a singular joint distribution matrix, so nothing was learnt: "
+                f"{self._why_singular()}, and see that the warm-up learns all classes."
             )
+
+    def _why_singular(self) -> str:
+        """Return what is known of the reason, and what to try."""
+        if self.memory == 0:
+            return (
+                "each batch missed a class, or the outputs are constant or NaN. Try --model.robust.loss.memory 0.99 or a "
+                "larger --data.batch_size"
+            )
+        # The memory bridges batches that miss a class already, so more of it is no remedy.
+        labelled, predicted = self.joint_memory.sum(dim=1), self.joint_memory.sum(dim=0)
+        unlabelled = (labelled == 0).nonzero().flatten().tolist()
+        if unlabelled:
+            return f"no training sample is labelled {_listed(unlabelled)}. Give every class samples"
+        unpredicted = (predicted < NEVER_PREDICTED * labelled).nonzero().flatten().tolist()
+        if unpredicted:
+            reason = f"the model that this stage began with never predicts class {_listed(unpredicted)}"
+        else:
+            reason = "the outputs do not tell some classes apart, or are constant or NaN"
+        return f"{reason}. Try a longer warm-up (--model.warmup.epochs) or a larger --data.batch_size"
+
+
+def _listed(classes: list[int]) -> str:
+    """Return the first ten, and how many more there are."""
+    more = f" and {len(classes) - 10} more" if len(classes) > 10 else ""
+    return ", ".join(map(str, classes[:10])) + more
+
+
+class _WithGradient(torch.autograd.Function):
+    """A value whose gradient in ``inputs`` is known; it has no second derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, inputs: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None]:
+        # PyTorch's `once_differentiable` lets a second derivative of the first input pass, as a silent 0.
+        if torch.is_grad_enabled():
+            raise UserError(
+                "DMILoss has no second derivative, which create_graph=True asks for. Take its gradient without it, or "
+                "another loss."
+            )
+        (gradient,) = ctx.saved_tensors
+        return None, grads[0] * gradient, None

@@ -54,6 +54,12 @@ class SymmetricNoise(TransitionNoise):
     - ``True`` (DivideMix, ELR; the paper's Fashion-MNIST): with probability ``rate`` a label is drawn from all C
       classes, the true one among them, so that only ``rate * (C - 1) / C`` of the labels are wrong.
 
+    Args:
+        rate: amount of noise, from 0 to 1.
+        include_true: whether the true class is among those that a label is drawn from.
+        seed: seed of the draw; ``None`` takes the run's own seed (``seed_everything``).
+        exact: whether counts are exact; see :class:`TransitionNoise`.
+
     >>> SymmetricNoise(rate=0.5).transition_matrix(2).tolist()
     [[0.5, 0.5], [0.5, 0.5]]
     >>> SymmetricNoise(rate=0.5, include_true=True).transition_matrix(2).tolist()
@@ -76,6 +82,11 @@ class SymmetricNoise(TransitionNoise):
 class PairFlipNoise(TransitionNoise):
     """Class i becomes class i + 1 (the last becomes the first) with probability ``rate`` (Co-teaching).
 
+    Args:
+        rate: probability of a flip, from 0 to 1.
+        seed: seed of the draw; ``None`` takes the run's own seed (``seed_everything``).
+        exact: whether counts are exact; see :class:`TransitionNoise`.
+
     >>> PairFlipNoise(rate=0.25).transition_matrix(3).tolist()
     [[0.75, 0.25, 0.0], [0.0, 0.75, 0.25], [0.25, 0.0, 0.75]]
     """
@@ -94,6 +105,12 @@ class ClassDependentNoise(TransitionNoise):
     """Named classes flip to named classes with probability ``rate``; all others keep their labels.
 
     The paper's CIFAR-10 pattern is ``flips={9: 1, 2: 0, 4: 7, 3: 5}``.
+
+    Args:
+        rate: probability of a flip, from 0 to 1.
+        flips: which class becomes which, by their numbers.
+        seed: seed of the draw; ``None`` takes the run's own seed (``seed_everything``).
+        exact: whether counts are exact; see :class:`TransitionNoise`.
 
     >>> ClassDependentNoise(rate=0.25, flips={1: 0}).transition_matrix(2).tolist()
     [[1.0, 0.0], [0.25, 0.75]]
@@ -120,6 +137,11 @@ class ClassDependentNoise(TransitionNoise):
 
 class MatrixNoise(TransitionNoise):
     """Any transition matrix: ``matrix[i][j] = P(noisy label = j | clean label = i)``.
+
+    Args:
+        matrix: T, C rows of C probabilities that sum to 1.
+        seed: seed of the draw; ``None`` takes the run's own seed (``seed_everything``).
+        exact: whether counts are exact; see :class:`TransitionNoise`.
 
     >>> MatrixNoise([[0.5, 0.5], [0.25, 0.75]]).transition_matrix(2).tolist()
     [[0.5, 0.5], [0.25, 0.75]]

@@ -1,13 +1,21 @@
 """Labels from a file: whatever noise made them, found again by each sample's original index."""
 
-import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ldmi_lightning.errors import UserError
+from ldmi_lightning.file_kinds import kind_of_file
 from ldmi_lightning.noise.base import Labels, Noise
+from ldmi_lightning.noise.csv_columns import read_columns, whole_number, whole_numbers
+
+Written = Labels | NDArray[np.str_]
+
+NO_LABEL = ("nan", "none", "null", "na", "n/a", "<na>")
+"""How tables write that there is none."""
 
 
 class LabelFileNoise(Noise):
@@ -15,7 +23,7 @@ class LabelFileNoise(Noise):
 
     - CSV with a first line that names the columns ``index`` and ``label``, in any order, and may name ``clean``: the label
       as the data set gives it. Where it is there, it is compared with the data's own, so that a file of another data set
-      is refused. Further columns are not read.
+      is refused. Further columns are not read. Labels are whole numbers, ``0..C-1`` (``3.0`` is 3), or class names.
     - NPY, a vector of whole numbers: the label of sample i stands in place i, -1 where there is none. It is read without
       unpickling.
 
@@ -27,10 +35,13 @@ class LabelFileNoise(Noise):
         super().__init__()
         self.path = path
         self.written = read_labels(path)
+        self.class_names: Sequence[str] = ()
+        """Names of the classes, in the order of the labels; the datamodule tells them."""
 
     def __call__(self, labels: Labels, num_classes: int, *, index: Labels, x: object = None) -> Labels:
         """Return the file's labels."""
-        return look_up(self.written, labels, num_classes, index, f"--data.noise.path {self.path}")
+        source = f"--data.noise.path {self.path}"
+        return look_up(self.written, labels, num_classes, index, source, self.class_names)
 
 
 class WrittenLabels(NamedTuple):
@@ -38,16 +49,23 @@ class WrittenLabels(NamedTuple):
 
     Attributes:
         index: original index of each sample, shape ``(M,)``, rising.
-        label: its label, shape ``(M,)``.
+        label: its label, shape ``(M,)``; text where class names were written.
         clean: its label as the data set gives it, shape ``(M,)``; ``None`` where nobody wrote it down.
     """
 
     index: Labels  # type: ignore[assignment]  # tuple.index is not needed here
-    label: Labels
-    clean: Labels | None
+    label: Written
+    clean: Written | None
 
 
-def look_up(written: WrittenLabels, labels: Labels, num_classes: int, index: Labels, source: str) -> Labels:
+def look_up(
+    written: WrittenLabels,
+    labels: Labels,
+    num_classes: int,
+    index: Labels,
+    source: str,
+    class_names: Sequence[str] = (),
+) -> Labels:
     """Return the written labels of some samples, shape ``(N,)``.
 
     Args:
@@ -56,10 +74,17 @@ def look_up(written: WrittenLabels, labels: Labels, num_classes: int, index: Lab
         num_classes: C.
         index: original index of each sample, shape ``(N,)``.
         source: where the labels are from, for messages.
+        class_names: names of the classes, in the order of the labels; empty where nobody knows them.
 
     Raises:
         UserError: if a sample has no label, the clean labels differ from the data's, or a label names no class.
     """
+    label, clean = (
+        None if column is None else _numbers(column, written.index, source, class_names)
+        for column in (written.label, written.clean)
+    )
+    assert label is not None
+    _refuse_unclear(written, source, class_names)
     place = np.searchsorted(written.index, index).clip(max=len(written.index) - 1)
     missing = np.flatnonzero(written.index[place] != index)
     if len(missing):
@@ -68,16 +93,16 @@ def look_up(written: WrittenLabels, labels: Labels, num_classes: int, index: Lab
             f"{index[missing[0]]}: it holds {len(written.index)} labels, of index {written.index[0]} to "
             f"{written.index[-1]}. Is it the file of another data set?"
         )
-    if written.clean is not None:
-        differ = np.flatnonzero(written.clean[place] != labels)
+    if clean is not None:
+        differ = np.flatnonzero(clean[place] != labels)
         if len(differ):
             at = differ[0]
             raise UserError(
                 f"{source} is the file of another data set, or of another order: its clean labels differ from the data's "
                 f"own at {len(differ)} of {len(index)} samples, first at original index {index[at]} "
-                f"({written.clean[place[at]]} in the file, {labels[at]} in the data)."
+                f"({clean[place[at]]} in the file, {labels[at]} in the data)."
             )
-    found: Labels = written.label[place]
+    found: Labels = label[place]
     outside = np.flatnonzero((found < 0) | (found >= num_classes))
     if len(outside):
         at = outside[0]
@@ -86,6 +111,43 @@ def look_up(written: WrittenLabels, labels: Labels, num_classes: int, index: Lab
             f"lie in 0..{num_classes - 1}."
         )
     return found
+
+
+def _numbers(column: Written, index: Labels, source: str, class_names: Sequence[str]) -> Labels:
+    """Return a column's labels as whole numbers: names are looked up."""
+    if column.dtype.kind != "U":
+        return column.astype(np.int64)
+    spelled, which = np.unique(column, return_inverse=True)
+    numbers = []
+    for number, name in enumerate(spelled.tolist()):
+        found = class_names.index(name) if name in class_names else whole_number(name)
+        if found is None:
+            at = index[int(np.argmax(which == number))]
+            raise UserError(f"{source} has the label {name!r} at original index {at}, {_why(name, class_names)}")
+        numbers.append(found)
+    return np.array(numbers, dtype=np.int64)[which]
+
+
+def _why(name: str, class_names: Sequence[str]) -> str:
+    if name.lower() in NO_LABEL:
+        return "which is none: write one, or leave the line out."
+    if not class_names:
+        return "which is no whole number, and nobody has told the names of the classes: write 0 to C-1."
+    shown = ", ".join(map(repr, class_names[:10])) + (f", … ({len(class_names)} in all)" if class_names[10:] else "")
+    return f"which is neither a whole number nor the name of a class: {shown}."
+
+
+def _refuse_unclear(written: WrittenLabels, source: str, class_names: Sequence[str]) -> None:
+    """Refuse whole numbers where classes are called by other numbers, unless clean labels beside them prove what they are."""
+    called = [whole_number(name) for name in class_names]
+    if not called or None in called or called == list(range(len(called))):
+        return
+    if written.clean is None and written.label.dtype.kind != "U":
+        raise UserError(
+            f"{source} holds numbers, and the classes are called by other ones ({', '.join(class_names[:5])}, …): it is unclear "
+            "whether 1 is the second class or the one called 1. Add the column clean with the data's own labels as 0 to C-1, "
+            "as `ldmi noise` writes it."
+        )
 
 
 def read_labels(path: str) -> WrittenLabels:
@@ -97,10 +159,14 @@ def read_labels(path: str) -> WrittenLabels:
         raise UserError(f"{source} must be a .csv or a .npy file.")
     if not file.is_file():
         raise UserError(f"{source} is no file. `ldmi noise` writes one.")
+    if kind := kind_of_file(file):
+        raise UserError(f"{source} is {kind}.")
     try:
         index, label, clean = readers[file.suffix](file)
+    except OSError as error:
+        raise UserError(f"{source} cannot be read ({error.strerror}).") from error
     except ValueError as error:
-        raise UserError(f"{source} cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{source} cannot be read: {error}") from error
     if not len(index):
         raise UserError(f"{source} has no labels.")
     order = np.argsort(index, kind="stable")
@@ -113,19 +179,20 @@ def read_labels(path: str) -> WrittenLabels:
     return WrittenLabels(index, label, None if clean is None else clean[order])
 
 
-def _read_csv(path: Path) -> tuple[Labels, Labels, Labels | None]:
-    first, *lines = path.read_text(encoding="utf-8-sig").splitlines() or [""]
-    names = [name.strip() for name in next(csv.reader([first]), [])]
-    if missing := [name for name in ("index", "label") if name not in names]:
-        raise ValueError(
-            f"its first line names no column {missing[0]}, but {first[:80]!r}. Name the columns index,label."
-        )
-    columns = [name for name in ("index", "label", "clean") if name in names]
-    places = [names.index(name) for name in columns]
-    if not any(line.strip() for line in lines):
-        return np.empty(0, np.int64), np.empty(0, np.int64), None
-    values = np.loadtxt(lines, np.int64, comments=None, delimiter=",", usecols=places, ndmin=2, quotechar='"').T
-    return values[0], values[1], values[2] if "clean" in columns else None
+def _read_csv(path: Path) -> tuple[Labels, Written, Written | None]:
+    lines, values = read_columns(path, needed=("index", "label"), wanted=("clean",))
+    clean = _labels(values["clean"], lines, "clean") if "clean" in values else None
+    return whole_numbers(values["index"], lines, "index"), _labels(values["label"], lines, "label"), clean
+
+
+def _labels(cells: list[str], lines: list[int], name: str) -> Written:
+    """Return a column as whole numbers; as text where any of them is none, since it may be the name of a class."""
+    if "" in cells:
+        raise ValueError(f"line {lines[cells.index('')]} has no {name}: write one, or leave the line out")
+    known = {cell: whole_number(cell) for cell in set(cells)}
+    if any(number is None for number in known.values()):
+        return np.array(cells, dtype=np.str_)
+    return whole_numbers(cells, lines, name)
 
 
 def _read_npy(path: Path) -> tuple[Labels, Labels, None]:

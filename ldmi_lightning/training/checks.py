@@ -25,16 +25,17 @@ class ToFit(Protocol):
 
     num_classes: int
     stages: dict[str, Stage]
-    backbone: nn.Module
+
+    def parameter_groups(self, name: str) -> list[Any]:
+        """Return what a stage's optimizer takes."""
 
 
 def check_fit(trainer: pl.Trainer, data: LabelledData | None, module: ToFit) -> None:
     """Refuse, before anything is trained, stages that cannot work with each other, the Trainer or the data."""
     for name in module.stages:
         if module.stages[name].optimizer is not None:
-            own_optimizer(
-                module.stages, name, module.backbone.parameters()
-            )  # a mistake in a later stage is better found now
+            # A mistake in a later stage is better found now.
+            own_optimizer(module.stages, name, module.parameter_groups(name))
     check_strategy(trainer, [each.loss for each in module.stages.values()])
     if data is not None:
         check_data(data, module.num_classes, module.stages)

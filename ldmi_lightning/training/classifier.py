@@ -10,10 +10,12 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 
 from ldmi_lightning.batch import Batch, as_batch, check_labels
 from ldmi_lightning.errors import UserError
+from ldmi_lightning.inputs import num_samples
 from ldmi_lightning.method import KeepsFloat64, Method
-from ldmi_lightning.training import nets
+from ldmi_lightning.training import frozen, nets
 from ldmi_lightning.training.compat import SeesTrainer
 from ldmi_lightning.training.evaluation import HeldOut, HeldOutSums, accuracies
+from ldmi_lightning.training.plain_inputs import inputs_of
 
 
 class Classifier(KeepsFloat64, SeesTrainer):
@@ -23,9 +25,12 @@ class Classifier(KeepsFloat64, SeesTrainer):
         backbone: maps inputs to logits ``(N, num_classes)``; ``None`` calls :meth:`build_backbone`.
         num_classes: C.
         methods: by the names of their stages.
+        freeze: patterns of the names of parameters of the backbone that are not trained.
     """
 
-    def __init__(self, backbone: nn.Module | None, num_classes: int, methods: Mapping[str, Method]) -> None:
+    def __init__(
+        self, backbone: nn.Module | None, num_classes: int, methods: Mapping[str, Method], freeze: Sequence[str] = ()
+    ) -> None:
         super().__init__()
         self.save_plain_hyperparameters()  # first: build_backbone() may read them
         if not isinstance(num_classes, int) or num_classes < 2:
@@ -37,6 +42,8 @@ class Classifier(KeepsFloat64, SeesTrainer):
         self.losses = nn.ModuleDict(methods)
         self.backbone = self.build_backbone() if backbone is None else backbone
         nets.check_logits(self.backbone, num_classes)
+        self.frozen_patterns = list(freeze)
+        frozen.freeze(self.backbone, self.frozen_patterns)
         self._builds = backbone is None
         two = any(each.networks == 2 for each in methods.values())
         self.second_backbone = self.make_second() if two else None
@@ -45,6 +52,9 @@ class Classifier(KeepsFloat64, SeesTrainer):
         """Name of the stage whose weights the module holds."""
         self.class_names: list[str] | None = None
         """Names of the classes, from the data or from a checkpoint."""
+        self.class_order: list[int] | None = None
+        """Where each class of the data stands among the model's; ``None`` where the order is the same."""
+        self._told_of_tuples = False
         self._held_out = HeldOutSums()
         self._labels_unchecked = False
 
@@ -62,7 +72,15 @@ class Classifier(KeepsFloat64, SeesTrainer):
         second = nets.second_like(self.backbone, self.build_backbone if self._builds else None)
         if self._builds:
             nets.check_logits(second, self.num_classes)
+        frozen.freeze(second, self.frozen_patterns)
+        self.copy_frozen(second)
         return second
+
+    def copy_frozen(self, second: nn.Module | None = None) -> None:
+        """Give the frozen parts of the backbone to a second net: they are not trained, so that only given ones are of use."""
+        second = second or self.second_backbone
+        if self.frozen_patterns and second is not None:
+            frozen.copy_frozen(self.backbone, second)
 
     def method(self) -> Method:
         """Return the method of the stage whose weights the module holds."""
@@ -75,12 +93,18 @@ class Classifier(KeepsFloat64, SeesTrainer):
     def forward(self, x: Any) -> Tensor:
         """Map inputs to logits, shape ``(N, C)``; those of two nets are the logarithm of their mean probabilities."""
         if self.method().networks == 2:
-            return self.probabilities(x).log()
+            return self._own_probabilities(x).log()
         return cast(Tensor, self.backbone(x))
 
     def probabilities(self, x: Any) -> Tensor:
-        """Return softmax outputs, shape ``(N, C)``, float32, whatever precision the nets work in."""
-        if not len(x):  # a rank's share of a batch smaller than the number of ranks
+        """Return softmax outputs, shape ``(N, C)``, float32, whatever precision; the classes are in the data's order."""
+        return self._in_data_order(self._own_probabilities(x))
+
+    def _in_data_order(self, probs: Tensor) -> Tensor:
+        return probs if self.class_order is None else probs[:, self.class_order]
+
+    def _own_probabilities(self, x: Any) -> Tensor:
+        if not num_samples(x):  # a rank's share of a batch smaller than the number of ranks
             return torch.zeros(0, self.num_classes, device=self.device, dtype=torch.float32)
         return self.method().probabilities(self.nets(), x).float()
 
@@ -100,9 +124,10 @@ class Classifier(KeepsFloat64, SeesTrainer):
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Tensor]:
         """Add a batch to the sums; return ``probs`` and ``y`` for callbacks."""
         taken = self.checked(batch, batch_idx)
-        probs = self.probabilities(taken.x)
+        probs = self._own_probabilities(taken.x)
         # A loss is not yet prepared before the sanity check.
         noisy = probs if self.trainer.sanity_checking else self.method().noisy_probs(probs)
+        probs, noisy = self._in_data_order(probs), self._in_data_order(noisy)
         self._held_out.add(probs, noisy, taken.y, taken.index)
         return {"probs": probs, "y": taken.y}
 
@@ -129,6 +154,11 @@ class Classifier(KeepsFloat64, SeesTrainer):
         self.confusion.reset()
 
     def predict_step(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor]:
-        """Return positions in the split ``(N,)`` and softmax outputs ``(N, C)``."""
-        taken = as_batch(batch)
-        return taken.index, self.probabilities(taken.x)
+        """Return positions in the split ``(N,)`` and softmax outputs ``(N, C)``; a batch may be inputs alone."""
+        x, index = inputs_of(batch)
+        if isinstance(x, tuple | list) and x is batch and not self._told_of_tuples:
+            self.print(
+                f"predict: a batch of {len(x)} tensors, of which the last is no row of labels, is taken for inputs alone."
+            )
+            self._told_of_tuples = True
+        return index, self.probabilities(x)

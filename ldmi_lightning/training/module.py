@@ -1,29 +1,29 @@
 """LDMIModule: a backbone, and the stages that train it, in one ``trainer.fit``."""
 
-from typing import Any, cast
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.trainer.states import TrainerFn
-from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ldmi_lightning import cpu_speed
 from ldmi_lightning.method import Clock
 from ldmi_lightning.seeding import NOT_SEEDED, base_seed, derived_seed, is_seeded
-from ldmi_lightning.training import checks, compat, nets, resume, trainer_rules
+from ldmi_lightning.training import checks, compat, nets, trainer_rules
 from ldmi_lightning.training.checked_io import check_what_is_read
 from ldmi_lightning.training.evaluation import HeldOut
-from ldmi_lightning.training.optimizers import make_optimizer, step_on_plateau, with_scheduler
+from ldmi_lightning.training.frozen import describe_frozen
+from ldmi_lightning.training.groups import Rates
+from ldmi_lightning.training.optimised import OptimisedClassifier
+from ldmi_lightning.training.optimizers import step_on_plateau
 from ldmi_lightning.training.predictions import labelled_data, predict_split, stage_data
 from ldmi_lightning.training.stage_loop import StageCheckpoint, StageStart, put_first
-from ldmi_lightning.training.staged import StagedClassifier
 from ldmi_lightning.training.stages import SECOND, Stage, name_stages
 
 
-class LDMIModule(StagedClassifier):
+class LDMIModule(OptimisedClassifier):
     """A classifier trained in stages: a warm-up, then a loss that withstands label noise.
 
     At each switch the weights of the stage's best epoch are put back, the next loss is prepared, and a new optimizer and
@@ -39,8 +39,15 @@ class LDMIModule(StagedClassifier):
         refine: a third stage, usually :class:`~ldmi_lightning.losses.ForwardLoss` with the transition matrix that the
             robust stage implies; ``None`` for none.
         warm_start: file with the backbone's weights (a checkpoint, or ``torch.save(backbone.state_dict(), path)``) from
-            which the second stage begins; the first is then skipped. ``None`` to train it.
+            which the second stage begins; the first is then skipped, unless the head is of another number of classes and
+            begins anew. ``None`` to train it.
         more_stages: stages that follow, by name, in order; ``None`` for none.
+        freeze: patterns such as ``body.*`` of the names of parameters, within the backbone, that are not trained; parts made
+            of them stay in eval mode. A second net has the same ones. ``None`` to train all.
+        lr_factors: by such a pattern, the share of each stage's learning rate at which parameters are trained; the first
+            pattern that matches counts. ``None`` for one rate.
+        decay_norms_and_biases: whether the optimizer's weight decay is for parameters of one dimension, and those called
+            ``bias``, too.
 
     >>> from ldmi_lightning.losses import CELoss, DMILoss
     >>> module = LDMIModule(
@@ -59,8 +66,12 @@ class LDMIModule(StagedClassifier):
         refine: Stage | None = None,
         warm_start: str | None = None,
         more_stages: dict[str, Stage] | None = None,
+        freeze: list[str] | str | None = None,
+        lr_factors: dict[str, float] | None = None,
+        decay_norms_and_biases: bool = True,
     ) -> None:
-        super().__init__(backbone, num_classes, name_stages(warmup, robust, refine, more_stages))
+        rates = Rates(lr_factors or {}, decay_norms_and_biases)
+        super().__init__(backbone, num_classes, name_stages(warmup, robust, refine, more_stages), freeze, rates)
         if warm_start is not None and len(self.stages) < 2:
             raise checks.no_stage_after(warm_start)
         self.warm_start = warm_start
@@ -119,40 +130,31 @@ class LDMIModule(StagedClassifier):
         trainer_rules.drop_default_checkpoint(trainer)
         present = {type(callback) for callback in compat.callbacks_of(trainer)}
         missing: list[Callback] = [] if StageStart in present else [StageStart()]
-        return missing if StageCheckpoint in present else [*missing, StageCheckpoint(save=save)]
+        return missing if StageCheckpoint in present else [*missing, StageCheckpoint(save=None if save else False)]
 
     def setup(self, stage: str) -> None:
         """Check, before anything is trained, that the stages can work with the data."""
         trainer, data = self.trainer, labelled_data(self.trainer)
         check_what_is_read(trainer)
         self._labels_unchecked = data is None
-        names = list(map(str, getattr(getattr(trainer, "datamodule", None), "class_names", []))) or None
         if stage != "fit":
-            resume.refuse_other_classes(self.class_names, names)
+            self.follow_names(self.names_in(trainer))
             return
-        self.class_names = names
+        self.class_names, self.class_order = self.names_in(trainer), None
         put_first(trainer)
         self.course.begin()
         self.holds = self.progress.stage
         if self.warm_start is not None:
-            self._start_warm(self.warm_start)
+            self.start_from(self.warm_start)
+        if self.frozen_patterns:
+            self.print(describe_frozen(self.backbone))
         trainer_rules.start_anew(trainer)
         checks.check_fit(trainer, data, self)
-
-    def _start_warm(self, path: str) -> None:
-        """Begin with the second stage, from given weights."""
-        weights, lr, taken = nets.given_weights(path, self.backbone)
-        if taken:
-            self.print(f"warm_start: the names of the weights in {path} begin with {taken}, which is taken off.")
-        self.backbone.load_state_dict(weights)
-        self.progress.lr = lr
-        self.course.begin_next(epoch=0)
-        self.holds = self.progress.stage
 
     def configure_model(self) -> None:
         """Synchronise BatchNorm over GPUs, so that its batch is the global one there too."""
         trainer = compat.trainer_of(self)
-        if trainer is None or trainer.world_size == 1 or not nets.has_batch_norm(self.backbone):
+        if trainer is None or trainer.world_size == 1 or not self.normalises_by_batch():
             return
         if trainer.strategy.root_device.type == "cuda":
             self.backbone = nn.SyncBatchNorm.convert_sync_batchnorm(self.backbone)
@@ -170,6 +172,7 @@ class LDMIModule(StagedClassifier):
             )
             self.course.end_stage()
         self._tell_length()
+        self.set_frozen(training=True)
         if not is_seeded():
             self.print(NOT_SEEDED)
         if self.device.type == "cpu":
@@ -180,22 +183,6 @@ class LDMIModule(StagedClassifier):
         if labelled_data(self.trainer) is None:
             checks.check_loader(self.trainer, self.num_classes, self.stages)
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Make the running stage's optimizer and scheduler."""
-        trained = [*self._trained(), self.stage.loss]
-        parameters = [parameter for part in trained for parameter in part.parameters()]
-        optimizer = make_optimizer(self.stages, self.progress.stage, parameters, self.course.first_stage_lr)
-        return with_scheduler(optimizer, self.progress.stage, self.stage)
-
-    def _trained(self) -> list[nn.Module]:
-        second = self.stage.loss.networks == 2
-        return [self.backbone, *([cast(nn.Module, self.second_backbone)] if second else [])]
-
-    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
-        """Step a scheduler at the epoch's end, but ReduceLROnPlateau in :meth:`on_train_epoch_end`."""
-        if not isinstance(scheduler, ReduceLROnPlateau):
-            super().lr_scheduler_step(scheduler, metric)
-
     def begin_epoch(self) -> None:
         """Switch stages where the running one is over; :class:`StageStart` calls it before all other callbacks."""
         self._seed_epoch()  # the pass between two stages may draw, too, where the data is someone else's
@@ -205,11 +192,12 @@ class LDMIModule(StagedClassifier):
             self._prepare()
         if data := labelled_data(self.trainer):
             data.views = self.stage.loss.views
-        self.progress.lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        self.progress.lr = self.rate_now()
 
     def on_train_epoch_start(self) -> None:
         """Begin the epoch's sums and batches."""
         self._seed_epoch()  # callbacks may have drawn
+        self.set_frozen(training=False)
         self._loss_sum = torch.zeros((), device=self.device)
         self._steps = 0
         compat.begin_batches_anew(self.trainer)
@@ -231,12 +219,6 @@ class LDMIModule(StagedClassifier):
         self._loss_sum.add_(loss.detach())
         self._steps += 1
         return loss
-
-    def on_after_backward(self) -> None:
-        """Average over the ranks the gradients that DDP leaves alone."""
-        if self.trainer.world_size > 1:
-            left = [*self._trained()[1:], self.stage.loss]
-            nets.average_gradients(parameter for part in left for parameter in part.parameters())
 
     def select(self, held_out: HeldOut) -> None:
         """Take the weights if this validation is the running stage's best."""

@@ -1,17 +1,19 @@
 """The nets that a module trains: the backbone, a second one like it, and weights to begin with."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import deepcopy
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ldmi_lightning.checkpoints import misfit, read_weights
+from ldmi_lightning.checkpoints import misfit
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.ranks import is_distributed
 from ldmi_lightning.seeding import base_seed, derived_seed
+from ldmi_lightning.training.foreign_weights import read_any_weights
 
 SECOND_NET = 2
 """What the second net's seed is derived from, beside the base seed."""
@@ -51,11 +53,16 @@ def second_like(net: nn.Module, build: Callable[[], nn.Module] | None = None) ->
         torch.manual_seed(derived_seed(base_seed(), SECOND_NET))
         if build is not None:
             return build()
-        second = deepcopy(net)
+        second, done = deepcopy(net), set[nn.Module]()
         for name, part in second.named_modules():
             reset = getattr(part, "reset_parameters", None)
+            if part in done:
+                continue
             if callable(reset):
                 reset()
+                done.update(
+                    part.modules()
+                )  # a part that draws its weights itself knows best, such as one that is pretrained
             elif next(part.parameters(recurse=False), None) is not None:
                 raise UserError(
                     f"A method of two nets draws the second one's weights anew, but {name or 'the backbone'} "
@@ -64,9 +71,14 @@ def second_like(net: nn.Module, build: Callable[[], nn.Module] | None = None) ->
     return second
 
 
-def has_batch_norm(net: nn.Module) -> bool:
-    """Whether a net normalises by its batch."""
-    return any(isinstance(part, BATCH_NORMS) for part in net.modules())
+def has_batch_norm(net: nn.Module, but: Collection[nn.Module] = ()) -> bool:
+    """Whether a net normalises by its batch, some parts left out of account.
+
+    >>> net = nn.Sequential(nn.BatchNorm1d(2))
+    >>> has_batch_norm(net), has_batch_norm(net, but=[net[0]])
+    (True, False)
+    """
+    return any(isinstance(part, BATCH_NORMS) and part not in but for part in net.modules())
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
@@ -99,17 +111,53 @@ def without_prefix(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> 
     return found, taken
 
 
-def given_weights(path: str, net: nn.Module) -> tuple[dict[str, Tensor], float | None, str]:
-    """Return weights for a net from a file, the learning rate that they were trained to, and what was taken off their names.
+class Given(NamedTuple):
+    """Weights to begin with.
+
+    Attributes:
+        weights: under the net's own names.
+        lr: the learning rate that they were trained to; ``None`` where it is unknown.
+        under: key of the dict in the file under which they were found; empty where there was none.
+        prefix: what was taken off their names.
+        new_head: names of those that stay as they are in the net, since the file has them for another number of classes.
+    """
+
+    weights: dict[str, Tensor]
+    lr: float | None
+    under: str
+    prefix: str
+    new_head: list[str]
+
+
+def given_weights(path: str, net: nn.Module, num_classes: int) -> Given:
+    """Return weights for a net from a file; a head for another number of classes stays the net's own.
 
     Raises:
         UserError: the file cannot be used, or holds weights of another net.
     """
-    weights, lr = read_weights(path)
-    weights, taken = without_prefix(weights, net.state_dict())
-    if fault := misfit(weights, net.state_dict()):
+    weights, lr, under = read_any_weights(path)
+    own = net.state_dict()
+    weights, prefix = without_prefix(weights, own)
+    head = head_of_other_classes(weights, own, num_classes)
+    weights = {**weights, **{name: own[name] for name in head}}
+    if fault := misfit(weights, own):
         raise UserError(f"--model.warm_start {path} holds weights of another backbone: {fault}.")
-    return weights, lr, taken
+    return Given(weights, lr, under, prefix, head)
+
+
+def head_of_other_classes(saved: Mapping[str, Tensor], own: Mapping[str, Tensor], num_classes: int) -> list[str]:
+    """Return the names of the weights that are those of a head for another number of classes; none if anything else differs.
+
+    >>> own = {"body.weight": torch.zeros(4, 4), "fc.weight": torch.zeros(3, 4), "fc.bias": torch.zeros(3)}
+    >>> head_of_other_classes({**own, "fc.weight": torch.zeros(10, 4), "fc.bias": torch.zeros(10)}, own, num_classes=3)
+    ['fc.weight', 'fc.bias']
+    """
+    if saved.keys() != own.keys():
+        return []
+    differ = [name for name in own if saved[name].shape != own[name].shape]
+    sizes = {(saved[name].shape[:1], own[name].shape[:1]) for name in differ}
+    alike = all(saved[name].shape[1:] == own[name].shape[1:] for name in differ)
+    return differ if alike and len(sizes) == 1 and next(iter(sizes))[1] == (num_classes,) else []
 
 
 def tensor_names(module: nn.Module, prefix: str) -> list[str]:

@@ -84,15 +84,28 @@ def refuse_misfit(saved: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Non
         )
 
 
-def refuse_other_classes(saved: Sequence[str] | None, now: Sequence[str] | None) -> None:
-    """Refuse data whose classes are not those that the weights were trained for, in that order."""
-    if saved and now and list(saved) != list(now):
-        at = next(
-            (i for i, (one, other) in enumerate(zip(saved, now, strict=False)) if one != other),
-            min(len(saved), len(now)),
-        )
-        here, there = (names[at] if at < len(names) else "missing" for names in (now, saved))
-        raise UserError(
-            f"Class {at} of the data is {here}, but the checkpoint was trained with {there} as class {at}: its predictions would "
-            f"bear wrong names. Give data with the classes {', '.join(map(str, saved[:20]))}, in this order."
-        )
+def order_of_classes(saved: Sequence[str] | None, now: Sequence[str] | None) -> list[int] | None:
+    """Return where each class of the data stands among those that the weights were trained for.
+
+    Returns:
+        Positions in ``saved``, one for each name in ``now``; ``None`` where the order is the same, or names are unknown.
+
+    Raises:
+        UserError: the names are others.
+
+    >>> order_of_classes(["cat", "dog"], ["dog", "cat"])
+    [1, 0]
+    """
+    if not saved or not now or list(saved) == list(now):
+        return None
+    if len(set(saved)) == len(saved) and sorted(saved) == sorted(now):
+        return [list(saved).index(name) for name in now]
+    at = next(
+        (i for i, (one, other) in enumerate(zip(saved, now, strict=False)) if one != other),
+        min(len(saved), len(now)),
+    )
+    here, there = (names[at] if at < len(names) else "missing" for names in (now, saved))
+    raise UserError(
+        f"Class {at} of the data is {here}, but the checkpoint was trained with {there} as class {at}: its predictions would "
+        f"bear wrong names. Give data with the classes {', '.join(map(str, saved[:20]))}, in any order."
+    )

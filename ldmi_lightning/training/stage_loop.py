@@ -16,6 +16,10 @@ from ldmi_lightning.training.stages import Progress
 NO_CHECKPOINT = (
     "The run has stopped before the end of its first epoch: there is no checkpoint to go on from. Begin it anew."
 )
+NOTHING_KEPT = (
+    "No checkpoints are kept, since the Trainer has neither a default_root_dir nor a logger: give it one of them, or a "
+    "ldmi_lightning.training.stage_loop.StageCheckpoint among its callbacks, to keep them."
+)
 
 
 class Staged(Protocol):
@@ -61,13 +65,15 @@ class StageCheckpoint(Checkpoint):
 
     Args:
         folder: the run's folder; ``None`` makes one, or continues in that of the checkpoint that is resumed.
-        save: whether files are written at all.
+        save: whether files are written at all; ``None`` for where the Trainer says that files are wanted: it has a logger or
+            a ``default_root_dir``, or resumes a run from its folder.
     """
 
-    def __init__(self, folder: str | Path | None = None, save: bool = True) -> None:
+    def __init__(self, folder: str | Path | None = None, save: bool | None = True) -> None:
         self.given = Path(folder) if folder is not None else None
         self.folder: Path | None = None
-        self.save = save
+        self.wanted = save
+        self.save = save is not False
         self._best_of = ""
 
     @property
@@ -82,25 +88,32 @@ class StageCheckpoint(Checkpoint):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Choose the run's folder, on rank 0; not in ``setup``, where Lightning does not yet say what is resumed."""
+        self.save = self.wanted is not False
         if not self.save:
             return
         folder = self.given
         if trainer.is_global_zero:
             folder = folder or self._own_folder(trainer)
-            files.remove_unfinished(folder)  # what an earlier process was writing when it was killed
+            if folder is not None:
+                files.remove_unfinished(folder)  # what an earlier process was writing when it was killed
         self.folder = trainer.strategy.broadcast(folder)
+        if self.folder is None:
+            self.save = False
+            pl_module.print(NOTHING_KEPT)
 
-    @staticmethod
-    def _own_folder(trainer: pl.Trainer) -> Path:
+    def _own_folder(self, trainer: pl.Trainer) -> Path | None:
+        """Return the folder of the run that is resumed, or a new one; ``None`` where nobody has asked for files."""
         resumed = Path(trainer.ckpt_path).parent if isinstance(trainer.ckpt_path, str | Path) else None
         if resumed is not None and is_run_folder(resumed):
             return resumed
         data = getattr(trainer, "datamodule", None)
         noise = getattr(data, "noise", None)
         # Lightning fills default_root_dir with the working directory where none was given.
-        root = trainer.default_root_dir
+        root = None if trainer.default_root_dir == str(Path.cwd()) else trainer.default_root_dir
+        if not (self.wanted or root or trainer.loggers):
+            return None
         return make_run_folder(
-            None if root == str(Path.cwd()) else root,
+            root,
             type(data).__name__.removesuffix("DataModule") if data is not None else "data",
             type(noise).__name__.removesuffix("Noise") if noise is not None else "labels",
         )

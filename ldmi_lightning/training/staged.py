@@ -1,17 +1,18 @@
 """A classifier with stages: what is known of them, what a checkpoint holds, and how one is resumed, tested or loaded."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from ldmi_lightning import checkpoints
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.runs.configuration import STAGES
-from ldmi_lightning.training import resume, trainer_rules
+from ldmi_lightning.training import nets, resume, trainer_rules
 from ldmi_lightning.training.classifier import Classifier
 from ldmi_lightning.training.compat import is_fast_dev_run, made_by_command_line, trainer_of
 from ldmi_lightning.training.course import Course
@@ -29,10 +30,13 @@ class StagedClassifier(Classifier):
         backbone: see :class:`~ldmi_lightning.training.classifier.Classifier`.
         num_classes: C.
         stages: by name, in order.
+        freeze: see :class:`~ldmi_lightning.training.classifier.Classifier`.
     """
 
-    def __init__(self, backbone: nn.Module | None, num_classes: int, stages: Mapping[str, Stage]) -> None:
-        super().__init__(backbone, num_classes, {name: stage.loss for name, stage in stages.items()})
+    def __init__(
+        self, backbone: nn.Module | None, num_classes: int, stages: Mapping[str, Stage], freeze: Sequence[str] = ()
+    ) -> None:
+        super().__init__(backbone, num_classes, {name: stage.loss for name, stage in stages.items()}, freeze)
         self.stages = dict(stages)
         self.course = Course(stages, num_classes)
 
@@ -79,6 +83,25 @@ class StagedClassifier(Classifier):
         """Return how many epochs a stage has at most; one in a fast_dev_run."""
         return 1 if is_fast_dev_run(self.trainer) else self.stages[name].epochs
 
+    def start_from(self, path: str) -> None:
+        """Begin with given weights: with the second stage, or with the first where the head is new."""
+        given = nets.given_weights(path, self.backbone, self.num_classes)
+        if given.under:
+            self.print(f"warm_start: the weights under {given.under!r} in {path} are taken.")
+        if given.prefix:
+            self.print(f"warm_start: the names of the weights in {path} begin with {given.prefix}, which is taken off.")
+        self.backbone.load_state_dict(given.weights)
+        self.copy_frozen()
+        if given.new_head:
+            self.print(
+                f"warm_start: {path} is of another number of classes: {', '.join(given.new_head)} begin anew, and "
+                f"{self.course.first} is trained, too."
+            )
+            return
+        self.progress.lr = given.lr
+        self.course.begin_next(epoch=0)
+        self.holds = self.progress.stage
+
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -109,8 +132,7 @@ class StagedClassifier(Classifier):
             checkpoint["state_dict"] = {name: checkpoint["state_dict"].get(name, value) for name, value in own.items()}
         if trainer.state.fn != TrainerFn.FITTING:
             self._refuse_misfit(checkpoint["state_dict"], own)
-            names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
-            resume.refuse_other_classes(self.class_names, names)
+            self.follow_names(self.names_in(trainer))
             return
         self.class_names = before
         self.course.progress, self.course.choice = resume.course_of(checkpoint)
@@ -129,6 +151,18 @@ class StagedClassifier(Classifier):
         self.save_hyperparameters(ignore=[] if made_by_command_line() else [*OBJECTS, *STAGES])
         for name in [name for name, value in self.hparams.items() if not checkpoints.is_plain(value)]:
             del self.hparams[name]
+
+    @staticmethod
+    def names_in(trainer: pl.Trainer) -> list[str] | None:
+        """Return the names of the classes that the Trainer's data gives."""
+        return list(map(str, getattr(getattr(trainer, "datamodule", None), "class_names", []))) or None
+
+    def follow_names(self, names: Sequence[str] | None) -> None:
+        """Let outputs follow the order of the data's classes; refuse those of other names."""
+        order = resume.order_of_classes(self.class_names, names)
+        if order is not None and order != self.class_order:
+            self.print(f"The checkpoint's classes are put into the order of the data: {', '.join(names or [])}.")
+        self.class_order = order
 
     def take_names(self, checkpoint: Mapping[str, Any]) -> None:
         """Take from a checkpoint whose weights it holds, and the names of the classes."""

@@ -23,10 +23,12 @@ class Stage:
         epochs: how many epochs at most, at least 1.
         optimizer: makes the stage's optimizer from the parameters; ``None`` takes the warm-up's at its last learning
             rate (Adam at 1e-3 where that has none).
-        scheduler: makes the learning rate's scheduler, stepped once an epoch; ``None`` for a constant rate.
+        scheduler: makes the learning rate's scheduler, stepped as ``interval`` says; ``None`` for a constant rate.
         monitor: logged value that selects the best epoch; ``None`` takes the loss's own.
         mode: whether more or less of ``monitor`` is better; ``None`` takes the loss's own.
         patience: end the stage after this many epochs without a better ``monitor``; ``None`` for never.
+        interval: step the scheduler after each ``"epoch"``, or after each ``"step"`` of the optimizer.
+            :class:`~ldmi_lightning.schedulers.WarmupCosine` is stepped after each step whatever this says.
     """
 
     loss: Method
@@ -36,6 +38,7 @@ class Stage:
     monitor: str | None = None
     mode: Literal["min", "max"] | None = None
     patience: int | None = None
+    interval: Literal["epoch", "step"] = "epoch"
 
     def __post_init__(self) -> None:
         """Check what can be checked, and fill in the loss's own monitor."""
@@ -47,6 +50,8 @@ class Stage:
             raise UserError(f"A stage needs a whole number of epochs and at least 1, but epochs is {self.epochs!r}.")
         if self.patience is not None and self.patience < 1:
             raise UserError(f"patience must be at least 1 epoch or null, but got {self.patience}.")
+        if self.interval not in ("epoch", "step"):
+            raise UserError(f"interval must be epoch or step, but got {self.interval!r}.")
         if (self.monitor is None) != (self.mode is None):
             raise UserError(
                 f"monitor and mode go together, but got monitor {self.monitor!r} and mode {self.mode!r}: give both or none."
@@ -78,7 +83,7 @@ class Progress:
         best_decisions: the classes predicted on the noisy validation set then, and its labels, int64 ``(2, N)``.
         best_joint: U on the noisy validation set then, float64 ``(C, C)``, on the CPU.
         over: whether the stage has ended.
-        lr: learning rate of the running or last epoch.
+        lr: learning rate at which the running or last epoch began.
         last_score: score of the running epoch; ``None`` before its validation.
         finished: for each stage that a later one has followed: its :meth:`summary`.
     """

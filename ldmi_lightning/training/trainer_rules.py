@@ -1,5 +1,6 @@
 """What the stages ask of a Lightning Trainer: its length, its callbacks, and why it was told to stop."""
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import (
+    BaseFinetuning,
     BatchSizeFinder,
     EarlyStopping,
     GradientAccumulationScheduler,
@@ -57,13 +59,26 @@ def start_anew(trainer: pl.Trainer) -> None:
     trainer.should_stop = False
 
 
+ACROSS_STAGES = "over the whole fit, across stages: leave it out; the best epoch of each stage is what is kept"
+
+
 def refuse_callbacks(trainer: pl.Trainer) -> None:
     """Refuse callbacks that change the weights, or train, behind the stages' back; before any of them is set up."""
     remedies: dict[type, str] = {
-        StochasticWeightAveraging: "averages weights over the whole fit, across stages: leave it out",
-        WeightAveraging: "averages weights over the whole fit, across stages: leave it out",
-        LearningRateFinder: "trains before the stages begin: try a rate with --model.warmup.optimizer.lr and one epoch",
-        BatchSizeFinder: "trains before the stages begin: set --data.batch_size",
+        StochasticWeightAveraging: f"averages weights {ACROSS_STAGES}",
+        WeightAveraging: f"averages weights {ACROSS_STAGES}",
+        LearningRateFinder: (
+            "trains before the stages begin, also for Tuner.lr_find: try a rate with --model.warmup.optimizer.lr and one "
+            "epoch, with a Trainer of its own"
+        ),
+        BatchSizeFinder: (
+            "trains before the stages begin, also for Tuner.scale_batch_size: set --data.batch_size, and try it with "
+            "--trainer.fast_dev_run, with a Trainer of its own"
+        ),
+        BaseFinetuning: (
+            "changes which parameters are trained behind the stages' back: give --model.freeze for those that are never "
+            "trained, or --model.lr_factors for those that are trained more slowly"
+        ),
     }
     for callback in callbacks_of(trainer):
         for kind, remedy in remedies.items():
@@ -93,6 +108,28 @@ def check_strategy(trainer: pl.Trainer, methods: Iterable[Method]) -> None:
             f"overfit_batches={share} has no effect on batches that are drawn anew in each epoch. Use "
             "--trainer.limit_train_batches."
         )
+
+
+def steps_of(trainer: pl.Trainer, epochs: int) -> int:
+    """Return how many steps of the optimizer so many epochs have, on each rank: batches that are accumulated are one.
+
+    Raises:
+        UserError: it cannot be known.
+    """
+    if trainer.train_dataloader is None:
+        trainer.fit_loop.setup_data()
+    batches = trainer.num_training_batches
+    if batches == float("inf"):
+        raise UserError(
+            "The scheduler asks how many steps its stage has, but the training loader does not know its length: give the "
+            "scheduler total_steps."
+        )
+    if any(isinstance(each, GradientAccumulationScheduler) for each in callbacks_of(trainer)):
+        raise UserError(
+            "The scheduler asks how many steps its stage has, but a GradientAccumulationScheduler changes it from epoch to "
+            "epoch: give the scheduler total_steps."
+        )
+    return math.ceil(batches / trainer.accumulate_grad_batches) * epochs
 
 
 def _accumulated(trainer: pl.Trainer) -> int:
