@@ -67,12 +67,11 @@ def read_columns(path: Path, needed: Sequence[str], wanted: Sequence[str] = ()) 
         for row in reader:
             if not any(map(str.strip, row)):
                 continue
-            if len(row) != len(names):
-                if len(row) < len(names) or any(cell.strip() for cell in row[len(names) :]):
-                    values = "value" if len(row) == 1 else "values"
-                    raise ValueError(
-                        f"line {reader.line_num} has {len(row)} {values}, but the first line names {len(names)} columns"
-                    )
+            if len(row) != len(names) and (len(row) < len(names) or any(cell.strip() for cell in row[len(names) :])):
+                values = "value" if len(row) == 1 else "values"
+                raise ValueError(
+                    f"line {reader.line_num} has {len(row)} {values}, but the first line names {len(names)} columns"
+                )
             found.lines.append(reader.line_num)
             for column, place in zip(cells, places.values(), strict=True):
                 column.append(row[place].strip())
