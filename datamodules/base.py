@@ -113,6 +113,7 @@ class NoisyDataModule(pl.LightningDataModule):
             check_labels(part.y, self.num_classes, f"The {name} split of {type(self).__name__}")
             check_inputs(part, f"The {name} split of {type(self).__name__}")
         self._refuse_missing_classes(examples["train"].y)
+        self.noise.class_names = [str(name) for name in self.class_names]
         labels = {name: part.y for name, part in examples.items()} | self._noisy_labels(examples)
         true = {name: part.y for name, part in examples.items() if self.labels_are_true(name)}
         for name in self.noisy_splits:

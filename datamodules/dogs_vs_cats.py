@@ -1,4 +1,4 @@
-"""Dogs vs. Cats: photographs of two classes, brought to 150×150."""
+"""Dogs vs. Cats: photographs of two classes, brought to one size."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,6 @@ from .splits import SPLITS, seeded_split
 from .transforms import IMAGENET_MEAN, IMAGENET_STD, Normalise, RandomRotation
 
 HUB_ID = "microsoft/cats_vs_dogs"
-SIZE = 150
 SHARES = {"val": 0.18, "test": 0.10}
 """As the authors of L_DMI split MR: a tenth for the test, then a fifth of the rest for validation."""
 
@@ -36,6 +35,7 @@ class DogsVsCatsDataModule(NoisyDataModule):
         noise: injector for training and validation labels.
         batch_size: size of the GLOBAL batch.
         root: local folder that ``datasets.load_dataset`` reads; ``None`` for the hub.
+        image_size: height and width to which each image is brought; 150 is the paper's.
     """
 
     def __init__(
@@ -44,9 +44,13 @@ class DogsVsCatsDataModule(NoisyDataModule):
         noise: Noise | None = None,
         batch_size: int = 128,
         root: str | None = None,
+        image_size: int = 150,
     ) -> None:
+        if image_size < 1:
+            raise UserError(f"--data.image_size must be at least 1, but got {image_size}.")
         super().__init__(2, ["cat", "dog"], noise, batch_size, root)
         self.lists = lists
+        self.image_size = image_size
 
     def prepare_data(self) -> None:
         """Download, on one process alone."""
@@ -65,7 +69,9 @@ class DogsVsCatsDataModule(NoisyDataModule):
         for name, part in parts.items():  # before the images, which take a minute
             check_labels(labels[part], self.num_classes, f"The {name} split of {type(self).__name__}")
         return {
-            name: Examples(decode_images(data, "image", "RGB", size=SIZE, positions=part), labels[part], part)
+            name: Examples(
+                decode_images(data, "image", "RGB", size=self.image_size, positions=part), labels[part], part
+            )
             for name, part in parts.items()
         }
 

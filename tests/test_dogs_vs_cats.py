@@ -75,6 +75,14 @@ def test_labels_and_images_stay_together(module: DogsVsCatsDataModule, root: str
             assert np.abs(split.x[at].permute(1, 2, 0).numpy() - resized).max() <= 1
 
 
+def test_images_of_another_size_are_the_same_split(module: DogsVsCatsDataModule, root: str) -> None:
+    larger = DogsVsCatsDataModule(root=root, image_size=160).load()
+    assert {name: tuple(part.x.shape[1:]) for name, part in larger.items()} == dict.fromkeys(larger, (3, 160, 160))
+    assert all(larger[name].index.tolist() == split.original_index.tolist() for name, split in module.splits.items())
+    with pytest.raises(UserError, match=r"--data\.image_size must be at least 1, but got 0"):
+        DogsVsCatsDataModule(image_size=0)
+
+
 def test_noise_begins_anew_for_the_validation_labels(module: DogsVsCatsDataModule) -> None:
     for name in ("train", "val"):
         rng = np.random.RandomState(1)

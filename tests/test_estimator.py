@@ -257,7 +257,9 @@ def test_a_state_gives_the_same_weights_twice_and_another_one_others() -> None:
     assert (first != second).any()  # None draws from NumPy's global state, as everywhere in scikit-learn
 
 
-@pytest.mark.parametrize("settings", [{}, {"hidden": 3}, {"loss": "fw"}, {"backbone": make_net}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{}, {"hidden": 3}, {"loss": "fw"}, {"backbone": make_net}], ids=lambda settings: "".join(settings)
+)
 def test_what_is_fitted_can_be_pickled_copied_and_cloned(settings: dict[str, Any]) -> None:
     X, y = blobs()
     model = quick(**settings).fit(X, flip(y))

@@ -12,8 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from ldmi_lightning.datamodules import TensorDataModule
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import HumanNoise, LabelFileNoise, human
+from ldmi_lightning.noise.csv_columns import read_numbers
 
 SHARED = Path(__file__).parents[2] / "shared/data"
 INDEX = np.array([7, 3, 12, 0])
@@ -126,6 +128,17 @@ def test_labels_may_be_class_names() -> None:
     assert noise(CLEAN, 3, index=INDEX).tolist() == NOISY
 
 
+def test_a_data_set_tells_which_class_names_a_file_may_hold() -> None:
+    names = ["cat", "dog"] * 20
+    others = [*names[1:], "dog"]
+    lines = [f"{index},{name}" for index, name in enumerate(others)]
+    Path("labels.csv").write_text("\n".join(["index,label", *lines]))
+    data = TensorDataModule(np.zeros((40, 2), np.float32), names, noise=LabelFileNoise("labels.csv"))
+    data.setup("fit")
+    split = data.splits["train"]
+    assert [names[label] for label in split.y.tolist()] == [others[index] for index in split.original_index.tolist()]
+
+
 @pytest.mark.parametrize(
     ("names", "label", "said"),
     [
@@ -181,6 +194,20 @@ def test_csv_file_that_cannot_be_read_says_what_it_is(content: bytes, said: str)
     with pytest.raises(UserError, match=said) as raised:
         LabelFileNoise("labels.csv")
     assert "\n" not in str(raised.value)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2**40), st.integers(-1, 9)), min_size=1, max_size=9, unique_by=lambda row: row[0])
+)
+@settings(deadline=None, max_examples=30, derandomize=True)
+def test_quick_way_through_numbers_gives_what_the_slow_one_does(rows: list[tuple[int, int]]) -> None:
+    Path("quick.csv").write_text("index,x,label\n" + "".join(f"{i},{i + 1},{label}\n" for i, label in rows))
+    Path("slow.csv").write_text("index,x,label\n" + "".join(f'{i},"",{label}\n' for i, label in rows))
+    assert read_numbers(Path("quick.csv"), ["index", "label"]) is not None
+    assert read_numbers(Path("slow.csv"), ["index", "label"]) is None
+    quick, slow = (LabelFileNoise(name).written for name in ("quick.csv", "slow.csv"))
+    assert np.array_equal(quick.index, slow.index)
+    assert np.array_equal(quick.label, slow.label)
 
 
 def test_trailing_commas_and_a_byte_order_mark_change_nothing() -> None:

@@ -1,6 +1,7 @@
 """The contract of a label-noise injector, and the two ways to draw labels from a transition matrix."""
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -107,6 +108,8 @@ class Noise:
 
     needs_inputs: ClassVar[bool] = False
     """Whether the labels depend on the inputs, which are given as ``x`` then and ``None`` otherwise."""
+    class_names: Sequence[str] = ()
+    """Names of the classes, in the order of the labels; the datamodule tells them."""
 
     def __init__(self, seed: int | None = None) -> None:
         if seed is not None and not 0 <= seed < 2**32:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.file_kinds import kind_of_file
 from ldmi_lightning.noise.base import Labels, Noise
-from ldmi_lightning.noise.csv_columns import read_columns, whole_number, whole_numbers
+from ldmi_lightning.noise.csv_columns import read_columns, read_numbers, whole_number, whole_numbers
 
 Written = Labels | NDArray[np.str_]
 
@@ -35,8 +35,6 @@ class LabelFileNoise(Noise):
         super().__init__()
         self.path = path
         self.written = read_labels(path)
-        self.class_names: Sequence[str] = ()
-        """Names of the classes, in the order of the labels; the datamodule tells them."""
 
     def __call__(self, labels: Labels, num_classes: int, *, index: Labels, x: object = None) -> Labels:
         """Return the file's labels."""
@@ -180,7 +178,10 @@ def read_labels(path: str) -> WrittenLabels:
 
 
 def _read_csv(path: Path) -> tuple[Labels, Written, Written | None]:
-    lines, values = read_columns(path, needed=("index", "label"), wanted=("clean",))
+    needed, wanted = ("index", "label"), ("clean",)
+    if numbers := read_numbers(path, needed, wanted):
+        return numbers["index"], numbers["label"], numbers.get("clean")
+    lines, values = read_columns(path, needed, wanted)
     clean = _labels(values["clean"], lines, "clean") if "clean" in values else None
     return whole_numbers(values["index"], lines, "index"), _labels(values["label"], lines, "label"), clean
 
