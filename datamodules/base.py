@@ -212,8 +212,13 @@ class NoisyDataModule(pl.LightningDataModule):
         return self._loader("test", self.eval_transform())
 
     def predict_dataloader(self) -> IndexLoader:
-        """Return the test set."""
-        return self.test_dataloader()
+        """Return the test set, or what else :meth:`predicted_split` says."""
+        name = self.predicted_split()
+        return self.test_dataloader() if name == "test" else self._loader(name, self.eval_transform())
+
+    def predicted_split(self) -> str:
+        """Return the name of the split that is predicted."""
+        return "test"
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Leave a batch where it is: the loaders make it on the device, and Lightning's search through it costs time."""

@@ -37,6 +37,10 @@ class Unencoded:
         return self.samples
 
 
+def _unencoded(split: Split) -> Split:
+    return Split(Unencoded(len(split)), split.y, split.y_clean, split.original_index)
+
+
 class EncodedDataModule(NoisyDataModule):
     """The features that a frozen encoder gives for a data set's inputs, computed once and kept on disk.
 
@@ -114,10 +118,7 @@ class EncodedDataModule(NoisyDataModule):
             self.encode("train", "val")
 
     def _take_labels(self) -> None:
-        self.splits = {
-            name: Split(Unencoded(len(split)), split.y, split.y_clean, split.original_index)
-            for name, split in self.data.splits.items()
-        }
+        self.splits = {name: _unencoded(split) for name, split in self.data.splits.items()}
         self._report = self.data.noise_report()
         self._identity = self._augmented = None
         self.num_classes, self.class_names = self.data.num_classes, self.data.class_names
@@ -195,6 +196,13 @@ class EncodedDataModule(NoisyDataModule):
         """Return the training set in index order without augmentation, or a seeded subset of ``num_samples``."""
         self.encode("train")  # which tells how many samples there are
         return super().train_eval_dataloader(num_samples)
+
+    def predicted_split(self) -> str:
+        """Return the name of the split that the data set predicts."""
+        name = self.data.predicted_split()
+        if name not in self.splits:
+            self.splits[name] = _unencoded(self.data.splits[name])
+        return name
 
     def _loader(self, name: str, transform: nn.Module, **options: Any) -> IndexLoader:
         self.encode(name)

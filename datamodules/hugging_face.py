@@ -18,7 +18,7 @@ from .base import Examples
 from .class_names import class_indices, cleaned, names_in
 from .hub import UnreadableDataset, download_command
 from .images import decode_images
-from .loaders import IndexLoader, Split
+from .loaders import Split
 from .own_data import OwnData, check_class_names, normalise_images, shorten
 from .saying import say
 from .sources import Rows, Wanted, read_file, read_splits
@@ -173,17 +173,17 @@ class HFDataModule(OwnData, TextDataModule):
         """Normalise images with ImageNet's mean and standard deviation, or turn tokens into what a net takes."""
         return normalise_images(3) if self.wanted.kind == "image" else super().eval_transform()
 
-    def predict_dataloader(self) -> IndexLoader:
-        """Return all rows of the test split; where the source has none, those that were held out for the test."""
+    def predicted_split(self) -> str:
+        """Return the name of all rows of the test split; where the source has none, of those that were held out for the test."""
         self._add_predicted()
         if "predict" in self.splits:
-            return self._loader("predict", self.eval_transform())
+            return "predict"
         if self._predicted is not None:
             say(
                 f"{self.source} has no test split: the {len(self.splits['test']):,} rows of its train split that were held out "
                 "for the test are predicted. Other rows can be given with --data.test_source FILE."
             )
-        return self.test_dataloader()
+        return "test"
 
     def _add_predicted(self) -> None:
         if self._predicted is None or self._predicted.table is None or "predict" in self.splits:

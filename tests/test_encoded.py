@@ -20,7 +20,14 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ldmi_lightning import LDMIModule, Stage
-from ldmi_lightning.datamodules import DigitsDataModule, EncodedDataModule, Examples, NoisyDataModule, TensorDataModule
+from ldmi_lightning.datamodules import (
+    DigitsDataModule,
+    EncodedDataModule,
+    Examples,
+    HFDataModule,
+    NoisyDataModule,
+    TensorDataModule,
+)
 from ldmi_lightning.datamodules.encoding import Place, encode
 from ldmi_lightning.datamodules.features import with_colours
 from ldmi_lightning.datamodules.streamed import ImageFiles
@@ -637,3 +644,27 @@ def test_a_resumed_run_ends_as_one_that_was_left_alone(tmp_path: Path, make_trai
 def test_a_probe_without_a_width_is_told_where_it_comes_from() -> None:
     with pytest.raises(ValueError, match="where that is an EncodedDataModule"):
         Probe(num_classes=2)
+
+
+class Counts(nn.Module):
+    """How often each of the first ids stands in a text."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.one_hot(x, 50).sum(1).float()
+
+
+def test_rows_without_labels_are_predicted_not_training_rows_in_their_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "own.csv").write_text("text,label\n" + "".join(f"word{i % 7} one,{'ab'[i % 2]}\n" for i in range(60)))
+    (tmp_path / "new.csv").write_text("text\nword1 one\nword2 one\nword2\n")
+    own = HFDataModule(
+        str(tmp_path / "own.csv"), text_column="text", test_source=str(tmp_path / "new.csv"), vocab_size=50
+    )
+    data = EncodedDataModule(own, Counts(), cache=str(tmp_path / "features"))
+    data.setup("predict")
+    (batch,) = data.predict_dataloader()
+    seen = batch.x * data.eval_transform().std + data.eval_transform().mean
+    assert torch.equal(seen.round(), Counts()(own.splits["predict"].x.long()))
+    assert (len(batch.x), batch.y.tolist()) == (3, [-1, -1, -1])
+    assert "samples of the predict split" in capsys.readouterr().out
