@@ -401,8 +401,11 @@ def test_killed_at_any_moment_nothing_in_the_cache_is_torn(folder: Path) -> None
     rng = np.random.RandomState(0)
     found = set()
     for _ in range(20):
+        before = len(kept(folder / "cache"))
         process = forked(fill_for_ever, images)
-        time.sleep(rng.uniform(0.02, 0.1))
+        while len(kept(folder / "cache")) == before:  # until it is at work, however long that takes here
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0.0, 0.1))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL
