@@ -158,6 +158,7 @@ def fit(root: str, *flags: str) -> dict[str, dict[str, object]]:
     return stages
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_own_folder")
 def test_shipped_configuration_trains_both_stages_on_the_real_data(real: str) -> None:
     # So few samples cannot fill a matrix of ten classes: it takes a memory, and a rate that keeps the outputs moderate.

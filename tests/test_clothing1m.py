@@ -566,6 +566,7 @@ def test_what_is_said_of_the_labels_is_true(data: NoisyDataModule, labels: str, 
     assert describe_labels(data) == (labels, seen_on)
 
 
+@pytest.mark.slow
 def test_shipped_config_trains_both_stages_of_resnet50(
     in_own_folder: Path, tmp_path_factory: pytest.TempPathFactory, weights: Path
 ) -> None:

@@ -139,6 +139,7 @@ def test_only_training_batches_are_augmented(module: DogsVsCatsDataModule) -> No
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_shipped_configuration_trains_both_stages_on_real_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
