@@ -483,6 +483,15 @@ def test_every_shipped_grid_is_understood(path: Path, parse_fit: ParseFit) -> No
             assert published.find(cell.config) or path.stem in ("mr", "choice", "features-mr", "features-cifar10n")
 
 
+@pytest.mark.parametrize("grid", sorted(path.parent.name for path in (REPO / "docs/results").glob("*/cells")))
+def test_published_cells_are_those_of_their_grid_whatever_options_came_later(grid: str, parse_fit: ParseFit) -> None:
+    cells = expand(read_grid(REPO / "configs/grids" / f"{grid}.yaml"), parse_fit)
+    published_cells = REPO / "docs/results" / grid
+    known = {cell.folder(published_cells).name for cell in cells}
+    assert {path.name for path in (published_cells / "cells").iterdir()} <= known
+    assert any(cell.results(published_cells) for cell in cells)
+
+
 # -- tables and figures -----------------------------------------------------------------------------------------------
 
 

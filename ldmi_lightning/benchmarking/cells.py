@@ -18,6 +18,8 @@ DEVICE = "device.txt"
 """Says in words what a cell's run was carried out on."""
 
 OF_DATA = {"root", "cache", "num_workers"}
+AS_BEFORE = {"decay_norms_and_biases": True, "interval": "epoch"}
+"""Options that are younger than published results, and the value that leaves a run as it was without them."""
 WITHOUT_EFFECT = {
     "trainer": {
         # where a run is carried out,
@@ -104,7 +106,8 @@ def data_within(config: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def content_key(config: Mapping[str, Any]) -> str:
     """Return 64 hex digits that are the same for configurations that ask for the same result.
 
-    Options that are off (``null`` or ``false``) do not count, so that a library's new one leaves old keys as they are.
+    Options that are off (``null`` or ``false``) do not count, nor do those that do what was done before there were any, so that
+    a new one leaves old keys as they are.
 
     >>> one = {"trainer": {"accelerator": "cpu"}, "data": {"init_args": {"root": "here", "batch_size": 8}}}
     >>> two = {"trainer": {"devices": 2}, "data": {"init_args": {"root": None, "batch_size": 8}}}
@@ -123,4 +126,8 @@ def _counting(value: Any, place: str) -> Any:
         for key, each in value.items()
         if key not in WITHOUT_EFFECT.get(place, ())
     }
-    return {key: each for key, each in parts.items() if each is not None and each is not False and each != {}}
+    return {
+        key: each
+        for key, each in parts.items()
+        if each is not None and each is not False and each != {} and AS_BEFORE.get(key) != each
+    }
