@@ -7,11 +7,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ldmi_lightning.inputs import tensors_in
 
+from .fingerprints import as_bytes
 from .streamed import ImageFiles
 
 LIBRARIES = ("torch", "torchvision", "timm", "transformers")
@@ -32,7 +32,7 @@ def encoder_digest(encoder: nn.Module) -> str:
         digest.update(f"{name} {type(module).__qualname__}({', '.join(_settings(module))})\n".encode())
     for name, tensor in [*encoder.named_parameters(), *encoder.named_buffers()]:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(_bytes(tensor))
+        digest.update(as_bytes(tensor))
     return digest.hexdigest()
 
 
@@ -119,10 +119,5 @@ def inputs_digest(x: Any) -> str:
         return digest.hexdigest()
     for where, tensor in tensors_in(x):
         digest.update(f"{where} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(_bytes(tensor))
+        digest.update(as_bytes(tensor))
     return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 
 from ldmi_lightning.inputs import tensors_in
@@ -64,5 +65,5 @@ def described(transform: nn.Module) -> str:
 
 
 def as_bytes(x: Tensor) -> memoryview:
-    """Return the bytes of a tensor on any device."""
-    return x.detach().cpu().contiguous().numpy().data.cast("B")
+    """Return the bytes of a tensor of any type on any device."""
+    return x.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

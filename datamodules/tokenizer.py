@@ -46,9 +46,9 @@ class Tokenizer:
 
     def __init__(self, name: str, max_tokens: int | None = None) -> None:
         self.name = name
-        self.library = load_tokenizer(name)
-        self.size = 1 + max(self.library.get_vocab().values())
-        stated = int(self.library.model_max_length)
+        self.pretrained = load_tokenizer(name)
+        self.size = 1 + max(self.pretrained.get_vocab().values())
+        stated = int(self.pretrained.model_max_length)
         own = stated if 0 < stated < NO_LIMIT else None
         if max_tokens is not None and own is not None and max_tokens > own:
             raise UserError(
@@ -57,14 +57,14 @@ class Tokenizer:
             )
         self.max_tokens = max_tokens if max_tokens is not None else own or MAX_TOKENS
         self._refuse_no_room(pairs=False)
-        if self.library.pad_token_id is None:
+        if self.pretrained.pad_token_id is None:
             raise UserError(
                 f"The tokenizer {name} has no padding token, which batches of texts need. Set its pad_token, write it to a "
                 "folder with save_pretrained, and give that folder as --data.tokenizer."
             )
 
     def _refuse_no_room(self, pairs: bool) -> None:
-        least = self.library.num_special_tokens_to_add(pairs) + 1 + pairs
+        least = self.pretrained.num_special_tokens_to_add(pairs) + 1 + pairs
         if self.max_tokens < least:
             raise UserError(
                 f"--data.max_tokens must be at least {least}: a token of {'each of two texts' if pairs else 'the text'}, and "
@@ -74,11 +74,16 @@ class Tokenizer:
     @cached_property
     def digest(self) -> str:
         """The SHA-256 of all that decides which ids a text gets, wherever the tokenizer lies."""
-        backend = getattr(self.library, "backend_tokenizer", None)
-        stored = self.library.get_vocab() if backend is None else json.loads(backend.to_str())
+        backend = getattr(self.pretrained, "backend_tokenizer", None)
+        stored = self.pretrained.get_vocab() if backend is None else json.loads(backend.to_str())
         if backend is not None:  # it also holds how it was last used
             stored |= {"truncation": None, "padding": None}
-        found = [stored, self.library.special_tokens_map, self.library.padding_side, self.library.truncation_side]
+        found = [
+            stored,
+            self.pretrained.special_tokens_map,
+            self.pretrained.padding_side,
+            self.pretrained.truncation_side,
+        ]
         return hashlib.sha256(json.dumps(found, sort_keys=True, default=str).encode()).hexdigest()
 
     def encode(self, texts: Mapping[str, Sequence[Text]]) -> dict[str, dict[str, Tensor]]:
@@ -125,16 +130,19 @@ class Tokenizer:
                 f"Text {lengths.index(0)} of the {split} split gives no tokens with the tokenizer {self.name}. Fill it in, or "
                 "leave the sample out."
             )
-        filled = where_filled(np.array(lengths, np.int64), left=self.library.padding_side == "left")
-        encoded = {IDS: padded(ids, filled, self.library.pad_token_id), MASK: torch.from_numpy(filled.astype(np.int8))}
+        filled = where_filled(np.array(lengths, np.int64), left=self.pretrained.padding_side == "left")
+        encoded = {
+            IDS: padded(ids, filled, self.pretrained.pad_token_id),
+            MASK: torch.from_numpy(filled.astype(np.int8)),
+        }
         if len(types) > 1:
-            encoded[TYPES] = padded(types, filled, self.library.pad_token_type_id)
+            encoded[TYPES] = padded(types, filled, self.pretrained.pad_token_type_id)
         return encoded, cut
 
     def _tokens(self, texts: Sequence[Text], pairs: bool, **options: Any) -> Mapping[str, list[list[int]]]:
         first = [text[0] for text in texts] if pairs else list(texts)
         second = [text[1] for text in texts] if pairs else None
-        found: Mapping[str, list[list[int]]] = self.library(
+        found: Mapping[str, list[list[int]]] = self.pretrained(
             first, second, padding=False, return_attention_mask=False, verbose=False, **options
         )
         return found

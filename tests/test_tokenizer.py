@@ -233,9 +233,9 @@ def test_same_tokenizer_elsewhere_and_after_use_is_the_same(folder: str, tmp_pat
     there.load_state_dict(here.state_dict())
     used = texts(folder)
     assert used.tokenizer is not None
-    used.tokenizer.library.save_pretrained(tmp_path / "before")
+    used.tokenizer.pretrained.save_pretrained(tmp_path / "before")
     used.tokenizer.encode({"train": ["good"]})
-    used.tokenizer.library.save_pretrained(tmp_path / "after")  # now with how it was last used
+    used.tokenizer.pretrained.save_pretrained(tmp_path / "after")  # now with how it was last used
     texts(str(tmp_path / "after")).load_state_dict(here.state_dict())
 
 
