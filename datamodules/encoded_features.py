@@ -12,7 +12,7 @@ from ldmi_lightning.errors import UserError
 from ldmi_lightning.models.encoders import expected_colours
 
 from .base import NoisyDataModule
-from .encoder_digest import encoder_code, encoder_digest, encoder_versions, inputs_digest
+from .encoder_digest import encoder_code, encoder_digest, encoder_versions, stored_digest
 from .encoding import BATCH, Pass, Place, encode, encode_batch
 from .feature_cache import SHARD, FeatureFolder, key_of
 from .features import Resize, with_colours
@@ -140,7 +140,7 @@ class Features:
         """Return all that the features of a pass depend on."""
         x = run.split.x
         if run.name not in self._digests or self._digests[run.name][0] is not x:
-            self._digests[run.name] = (x, inputs_digest(x))
+            self._digests[run.name] = (x, stored_digest(x))
         return {
             "format": [FORMAT, BATCH, SHARD],
             **self.encoder_parts,

@@ -103,10 +103,11 @@ def _source_text(each: type) -> str:
         return repr([(code.co_code, code.co_names) for code in codes if code is not None])
 
 
-def inputs_digest(x: Any) -> str:
+def stored_digest(x: Any) -> str:
     """Return the SHA-256 of a split's stored inputs; of images read from files, of their names and sizes.
 
-    >>> inputs_digest(torch.zeros(2)) == inputs_digest({"ids": torch.zeros(2)})
+    >>> import torch
+    >>> stored_digest(torch.zeros(2)) == stored_digest({"ids": torch.zeros(2)})
     False
     """
     digest = hashlib.sha256()
