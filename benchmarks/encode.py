@@ -22,7 +22,7 @@ from torchvision.models import mobilenet_v3_small
 
 from ldmi_lightning import cpu_speed
 from ldmi_lightning.datamodules import EncodedDataModule, TensorDataModule
-from ldmi_lightning.datamodules.encoding import BATCH, Place, encode
+from ldmi_lightning.datamodules.encoding.encode import BATCH, Place, encode
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,7 @@ from .cifar10 import CIFAR10DataModule
 from .clothing1m import Clothing1MDataModule
 from .digits import DigitsDataModule
 from .dogs_vs_cats import DogsVsCatsDataModule
-from .encoded import EncodedDataModule
+from .encoding.encoded import EncodedDataModule
 from .fashion_mnist import FashionMNISTDataModule
 from .hugging_face import HFDataModule
 from .image_folder import ImageFolderDataModule

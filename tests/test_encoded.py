@@ -28,8 +28,8 @@ from ldmi_lightning.datamodules import (
     NoisyDataModule,
     TensorDataModule,
 )
-from ldmi_lightning.datamodules.encoding import Place, encode
-from ldmi_lightning.datamodules.features import with_colours
+from ldmi_lightning.datamodules.encoding.encode import Place, encode
+from ldmi_lightning.datamodules.encoding.transforms import with_colours
 from ldmi_lightning.datamodules.streamed import ImageFiles
 from ldmi_lightning.datamodules.transforms import Normalise, RandomFlip
 from ldmi_lightning.errors import UserError

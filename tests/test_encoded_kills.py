@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ldmi_lightning.datamodules import EncodedDataModule, TensorDataModule
-from ldmi_lightning.datamodules.feature_cache import SHARD
+from ldmi_lightning.datamodules.encoding.cache import SHARD
 
 SHARDS = 12
 N = 15 * SHARD

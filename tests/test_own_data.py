@@ -27,7 +27,7 @@ from ldmi_lightning.datamodules import (
     TensorDataModule,
 )
 from ldmi_lightning.datamodules.class_names import class_indices
-from ldmi_lightning.datamodules.encoded import EncodedDataModule
+from ldmi_lightning.datamodules.encoding.encoded import EncodedDataModule
 from ldmi_lightning.datamodules.splits import fill_splits, seeded_split
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import PairFlipNoise

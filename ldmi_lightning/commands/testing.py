@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from ldmi_lightning.datamodules import NoisyDataModule
-from ldmi_lightning.datamodules.encoded import EncodedDataModule
+from ldmi_lightning.datamodules.encoding.encoded import EncodedDataModule
 from ldmi_lightning.datamodules.own_data import OwnData
 from ldmi_lightning.likelihood import fit_transition
 from ldmi_lightning.losses import DMILoss, TransitionLoss

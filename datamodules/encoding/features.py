@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from ldmi_lightning import cpu_speed
+from ldmi_lightning.datamodules.base import NoisyDataModule
+from ldmi_lightning.datamodules.fingerprints import described
+from ldmi_lightning.datamodules.saying import say
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.models.encoders import expected_colours
 
-from .base import NoisyDataModule
-from .encoder_digest import encoder_code, encoder_digest, encoder_versions, stored_digest
-from .encoding import BATCH, Pass, Place, encode, encode_batch
-from .feature_cache import SHARD, FeatureFolder, key_of
-from .features import Resize, with_colours
-from .fingerprints import described
-from .saying import say
+from .cache import SHARD, FeatureFolder, key_of
+from .digest import encoder_code, encoder_digest, encoder_versions, stored_digest
+from .encode import BATCH, Pass, Place, encode, encode_batch
+from .transforms import Resize, with_colours
 
 FORMAT = 1
 """Raised where the same settings begin to give other features."""

@@ -9,10 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from ldmi_lightning.datamodules.fingerprints import as_bytes
+from ldmi_lightning.datamodules.streamed import ImageFiles
 from ldmi_lightning.inputs import tensors_in
-
-from .fingerprints import as_bytes
-from .streamed import ImageFiles
 
 LIBRARIES = ("torch", "torchvision", "timm", "transformers")
 """Their modules' code is known by the library's version."""

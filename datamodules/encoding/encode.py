@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ldmi_lightning.batch import Batch
+from ldmi_lightning.datamodules.loaders import IndexLoader, ResidentLoader, Split
+from ldmi_lightning.datamodules.saying import say
+from ldmi_lightning.datamodules.streamed import ImageFiles, StreamedLoader
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.inputs import tensors_in
 from ldmi_lightning.ranks import sum_over_ranks
 from ldmi_lightning.seeding import derived_seed
 
-from .encoding_progress import Progress, duration
-from .feature_cache import FeatureFolder
-from .loaders import IndexLoader, ResidentLoader, Split
-from .saying import say
-from .streamed import ImageFiles, StreamedLoader
+from .cache import FeatureFolder
+from .progress import Progress, duration
 
 BATCH = 64
 """Samples that the encoder sees at a time."""

@@ -8,17 +8,17 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from ldmi_lightning.datamodules.base import NoisyDataModule
+from ldmi_lightning.datamodules.loaders import IndexLoader, Split
+from ldmi_lightning.datamodules.saying import say
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.models.encoders import without_head
 from ldmi_lightning.noise import Noise, NoNoise
 from ldmi_lightning.seeding import base_seed
 
-from .base import NoisyDataModule
-from .encoded_features import Features
-from .encoding import Place
-from .features import PassesLoader, Standardise, mean_and_deviation
-from .loaders import IndexLoader, Split
-from .saying import say
+from .encode import Place
+from .features import Features
+from .transforms import PassesLoader, Standardise, mean_and_deviation
 
 FloatType = Literal["float32", "float16"]
 

@@ -9,11 +9,10 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from ldmi_lightning.batch import Batch
+from ldmi_lightning.datamodules.loaders import IndexLoader, Split
+from ldmi_lightning.datamodules.transforms import Normalise
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.seeding import derived_seed
-
-from .loaders import IndexLoader, Split
-from .transforms import Normalise
 
 CONSTANT = 1e-6
 """A deviation of less than so much of the mean is rounding: the feature is constant."""
