@@ -7,7 +7,7 @@ WORKERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test slow kills errors gpu overhead lint format format-check types doctest structure bench check clean
+.PHONY: help quickstart test slow browser kills errors gpu overhead lint format format-check types doctest structure bench check clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -23,10 +23,13 @@ quickstart: $(READY)  ## Train CE, then L_DMI, on digits with wrong labels, in u
 	OMP_NUM_THREADS=1 $(BIN)/ldmi fit --config configs/quickstart.yaml $(ARGS)
 
 test: $(READY)  ## Run the tests in two processes (WORKERS=N; ARGS="-k name" for some)
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "not slow and not browser" -n $(WORKERS) --dist loadfile $(ARGS)
 
 slow: $(READY)  ## Run the proofs that take many minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+browser: $(READY)  ## Look at the pages in headless Chromium (where it is installed)
+	$(BIN)/python -m pytest -m browser $(ARGS)
 
 lint: $(READY)  ## Lint
 	$(BIN)/ruff check .

@@ -5,17 +5,20 @@ from typing import Any, ClassVar, NamedTuple
 from weakref import WeakSet
 
 import numpy as np
-import pytorch_lightning as pl
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.inputs import in_memory, map_tensors, num_samples, tensors_in
+from ldmi_lightning.inputs import in_memory, map_tensors
 from ldmi_lightning.noise import Noise, NoNoise, fingerprint, report
 from ldmi_lightning.seeding import base_seed, derived_seed
 
+from .checks import check_inputs, check_labels, one_tensor
 from .fingerprints import SIZES, described, inputs_digest, split_digest
+from .fold_splits import FOLD, fold_identity, without_fold
+from .folds import Fold
+from .known_inputs import KnownInputs
 from .loaders import IndexLoader, ResidentLoader, Split
 from .streamed import ImageFiles, StreamedLoader
 
@@ -41,7 +44,7 @@ class Examples(NamedTuple):
         return Examples(x, self.y[where], self.index[where])
 
 
-class NoisyDataModule(pl.LightningDataModule):
+class NoisyDataModule(KnownInputs):
     """Base of the data sets: a subclass says how to load arrays (:meth:`load`) and what its transforms are.
 
     Noise is injected once, in ``setup``, into training and validation labels; test labels stay clean.
@@ -60,6 +63,8 @@ class NoisyDataModule(pl.LightningDataModule):
     """The splits whose labels the noise is applied to."""
     num_workers: int = 0
     """Processes that read a streamed data set; resident data needs none."""
+    fold: Fold | None = None
+    """The fold that is held out: see :func:`~ldmi_lightning.datamodules.fold_splits.hold_out`."""
 
     def __init__(
         self,
@@ -94,10 +99,6 @@ class NoisyDataModule(pl.LightningDataModule):
         """Return what turns a stored training batch into the model's inputs, augmentation included."""
         return self.eval_transform()
 
-    def eval_transform(self) -> nn.Module:
-        """Return what turns a stored batch into the model's inputs."""
-        return nn.Identity()
-
     def labels_are_true(self, split: str) -> bool:
         """Whether the labels that :meth:`load` gives a split are the true ones, rather than noisy already."""
         return True
@@ -111,7 +112,7 @@ class NoisyDataModule(pl.LightningDataModule):
         examples = self.load()
         for name, part in examples.items():
             check_labels(part.y, self.num_classes, f"The {name} split of {type(self).__name__}")
-            check_inputs(part, f"The {name} split of {type(self).__name__}")
+            check_inputs(part.x, len(part.y), f"The {name} split of {type(self).__name__}")
         self._refuse_missing_classes(examples["train"].y)
         self.noise.class_names = [str(name) for name in self.class_names]
         labels = {name: part.y for name, part in examples.items()} | self._noisy_labels(examples)
@@ -145,7 +146,7 @@ class NoisyDataModule(pl.LightningDataModule):
     def _inject(self, parts: Sequence[Examples]) -> NDArray[np.int64]:
         labels, index = (np.concatenate(arrays) for arrays in zip(*((p.y, p.index) for p in parts), strict=True))
         # Inputs are large: a copy of them only where they count.
-        x = torch.cat([_one_tensor(part.x, self.noise) for part in parts]) if self.noise.needs_inputs else None
+        x = torch.cat([one_tensor(part.x, self.noise) for part in parts]) if self.noise.needs_inputs else None
         return self.noise(labels, self.num_classes, index=index, x=x)
 
     def _refuse_missing_classes(self, labels: NDArray[np.int64]) -> None:
@@ -156,6 +157,16 @@ class NoisyDataModule(pl.LightningDataModule):
                 f"The train split of {type(self).__name__} has no sample of {len(missing)} of its {self.num_classes} "
                 f"classes ({names}): what has never been seen cannot be learnt. Add samples, or leave the class out."
             )
+
+    def leave_out(self) -> None:
+        """Take the fold out of training and validation, where there is one, and it is not out yet."""
+        if self.fold is not None and self.splits and FOLD not in self.splits:
+            self.splits = without_fold(self, self.fold)
+            self._identity = None
+
+    def column(self, name: str) -> Sequence[Any]:
+        """Return a column of the table that the data comes from, by original index."""
+        raise UserError(f"--group {name} is no file, and {type(self).__name__} no table. Give a CSV file: index,group.")
 
     def noise_report(self) -> dict[str, Any]:
         """Describe the noise as it came out: see :func:`ldmi_lightning.noise.report`. Known after ``setup``."""
@@ -175,6 +186,7 @@ class NoisyDataModule(pl.LightningDataModule):
         if self._identity is None:
             noise = self.noise_report()
             self._identity = {
+                **fold_identity(self.fold, self.splits),  # first: splits differ because of it
                 "data.batch_size": self.batch_size,
                 **{f"data.noise ({key})": noise[key] for key in ("injector", "seed", "requested_rate", "sha256")},
                 "data.class_names": [str(name) for name in self.class_names],
@@ -205,16 +217,20 @@ class NoisyDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> IndexLoader:
         """Return the validation set, with noisy labels."""
-        return self._loader("val", self.eval_transform())
+        return self.split_dataloader("val")
 
     def test_dataloader(self) -> IndexLoader:
         """Return the test set, with clean labels."""
-        return self._loader("test", self.eval_transform())
+        return self.split_dataloader("test")
 
     def predict_dataloader(self) -> IndexLoader:
         """Return the test set, or what else :meth:`predicted_split` says."""
         name = self.predicted_split()
-        return self.test_dataloader() if name == "test" else self._loader(name, self.eval_transform())
+        return self.test_dataloader() if name == "test" else self.split_dataloader(name)
+
+    def split_dataloader(self, name: str) -> IndexLoader:
+        """Return any split in index order, without augmentation."""
+        return self._loader(name, self.eval_transform())
 
     def predicted_split(self) -> str:
         """Return the name of the split that is predicted."""
@@ -258,36 +274,3 @@ class NoisyDataModule(pl.LightningDataModule):
             self._streams.add(stream)
             return stream
         return ResidentLoader(split, self.batch_size, transform, **place)
-
-
-def _one_tensor(x: Any, noise: Noise) -> Tensor:
-    if in_memory(x):
-        found = dict(tensors_in(x))
-        if len(found) == 1:
-            return next(iter(found.values()))
-        raise UserError(
-            f"{type(noise).__name__} needs the inputs as one tensor, but this data set's are {len(found)}: {', '.join(found)}. "
-            "Choose a noise that depends on the class alone, or LabelFileNoise."
-        )
-    raise UserError(
-        f"{type(noise).__name__} needs all inputs in memory, but this data set's images are read from files. Choose a noise "
-        "that depends on the class alone, or LabelFileNoise."
-    )
-
-
-def check_inputs(part: Examples, what: str) -> None:
-    """Raise unless there are as many inputs as labels."""
-    if in_memory(part.x) and (found := num_samples(part.x)) != len(part.y):
-        raise UserError(f"{what} has {found} inputs, but {len(part.y)} labels. Return one for each from load().")
-
-
-def check_labels(labels: NDArray[np.int64], num_classes: int, what: str) -> None:
-    """Raise unless there are labels, and all of them name a class."""
-    if not len(labels):
-        raise UserError(f"{what} has no samples.")
-    low, high = labels.min(), labels.max()
-    if low < 0 or high >= num_classes:
-        raise UserError(
-            f"{what} has labels from {low} to {high}, but with {num_classes} classes they must lie in "
-            f"0..{num_classes - 1}."
-        )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ldmi_lightning.errors import UserError
 
-from .base import check_labels
+from .checks import check_labels
 from .labels import GivenLabels, given_labels
 from .own_data import check_class_names, shorten
 

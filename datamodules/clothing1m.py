@@ -11,7 +11,8 @@ from torch import nn
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import Noise
 
-from .base import Examples, NoisyDataModule, check_labels
+from .base import Examples, NoisyDataModule
+from .checks import check_labels
 from .clothing1m_lists import NAMES, Labels, read_lists
 from .splits import shuffled_by_class
 from .streamed import ImageFiles
@@ -51,6 +52,7 @@ class Clothing1MDataModule(NoisyDataModule):
     """
 
     noisy_splits = ("train",)
+    resizing = "drafted"
 
     def __init__(
         self,

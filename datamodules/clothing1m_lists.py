@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.file_kinds import what_it_is
-from ldmi_lightning.noise.csv_columns import whole_number
-
-from .saying import say
+from ldmi_lightning.noise.label_file import whole_number
+from ldmi_lightning.saying import say
 
 NAMES = [
     *("T-Shirt", "Shirt", "Knitwear", "Chiffon", "Sweater", "Hoodie", "Windbreaker", "Jacket", "Down Coat", "Suit"),

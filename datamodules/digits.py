@@ -21,6 +21,8 @@ class DigitsDataModule(NoisyDataModule):
         batch_size: size of the GLOBAL batch.
     """
 
+    white = 16
+
     def __init__(self, noise: Noise | None = None, batch_size: int = 64) -> None:
         super().__init__(10, [str(digit) for digit in range(10)], noise, batch_size)
 

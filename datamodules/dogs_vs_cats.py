@@ -7,11 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from ldmi_lightning.csv_file import read_csv
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import Noise
-from ldmi_lightning.noise.csv_columns import MissingColumn, read_columns, whole_number
+from ldmi_lightning.noise.label_file import whole_number
+from ldmi_lightning.saying import say
 
-from .base import Examples, NoisyDataModule, check_labels
+from .base import Examples, NoisyDataModule
+from .checks import check_labels
 from .hub import load_hub_dataset, read_labels
 from .images import decode_images
 from .splits import SPLITS, seeded_split
@@ -37,6 +40,8 @@ class DogsVsCatsDataModule(NoisyDataModule):
         root: local folder that ``datasets.load_dataset`` reads; ``None`` for the hub.
         image_size: height and width to which each image is brought; 150 is the paper's.
     """
+
+    resizing = "decoded"
 
     def __init__(
         self,
@@ -125,19 +130,18 @@ def read_lists(folder: Path, n: int) -> dict[str, NDArray[np.int64]]:
 def _read_list(path: Path, source: str) -> list[tuple[int, int]]:
     """Return the line and the sample of each entry."""
     try:
-        lines, values = read_columns(path, needed=("index",))
+        found = read_csv(path, ["index"], what=source, skip_blank=True)
     except OSError as error:
         raise UserError(
             f"{source} cannot be read ({error.strerror}). The folder must hold train.csv, val.csv and test.csv."
         ) from error
-    except MissingColumn as error:
-        raise UserError(
-            f"{source} must name the column index in its first line, but has {error.names or 'none'}."
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{source} cannot be read: {error}") from error
+    if "index" not in found.cells:
+        raise UserError(f"{source} must name the column index in its first line, but has {found.names}.")
+    for note in found.notes:
+        say(note)
     return [
-        (line, _position(cell, f"{source}, line {line}")) for line, cell in zip(lines, values["index"], strict=True)
+        (line, _position(cell.strip(), f"{source}, line {line}"))
+        for line, cell in zip(found.lines, found.cells["index"], strict=True)
     ]
 
 

@@ -9,7 +9,8 @@ from torch import nn
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import Noise
 
-from .base import Examples, NoisyDataModule, check_labels
+from .base import Examples, NoisyDataModule
+from .checks import check_labels
 from .hub import load_hub_dataset, read_labels
 from .images import decode_images
 from .transforms import Normalise

@@ -1,5 +1,6 @@
 """Loading a data set from a local folder or the Hugging Face hub, with errors that say what to do."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,6 +87,18 @@ def reasons() -> Iterator[None]:
 def download_command(hub_id: str, folder: str = "FOLDER") -> str:
     """Return the command that makes a local copy of a data set on the hub."""
     return f"hf download {hub_id} --repo-type dataset --local-dir {folder}"
+
+
+def remedy_for(source: str, reason: str) -> str:
+    """Return what to do about a source that ``datasets`` cannot load, for a reason of its own."""
+    if subsets := re.search(r"(?:BuilderConfig|Config name).*?(\[.*?\])", reason, flags=re.DOTALL):
+        return f"Set --data.subset to one of {subsets[1]}."
+    if Path(source).is_dir():
+        return "Give a folder that datasets.load_dataset reads, such as one of parquet, CSV or JSON files."
+    return (
+        "It is no file and no folder. If it is a name on the hub, give a local copy instead, for example one made by "
+        f"`{download_command(source)}`."
+    )
 
 
 def read_labels(data: Any, column: str) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """Any data of images or texts in a file, a folder or on the Hugging Face hub, in a column beside one of labels."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,15 +13,17 @@ from torch import nn
 
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import Noise
+from ldmi_lightning.originals import Original
+from ldmi_lightning.saying import say
 
 from .base import Examples
 from .class_names import class_indices, cleaned, names_in
-from .hub import UnreadableDataset, download_command
+from .hub import UnreadableDataset, remedy_for
 from .images import decode_images
 from .loaders import Split
 from .own_data import OwnData, check_class_names, normalise_images, shorten
-from .saying import say
-from .sources import Rows, Wanted, read_file, read_splits
+from .shown import texts_by_index
+from .sources import AnyColumn, Rows, Wanted, read_file, read_splits
 from .splits import SPLITS, fill_splits
 from .text import VOCAB_SIZE, TextDataModule, check_texts
 from .unlabelled import Labelled, without_unlabelled
@@ -126,15 +128,20 @@ class HFDataModule(OwnData, TextDataModule):
         self.unlabelled, self.clean_labels = unlabelled, clean_labels
         self.shares = {"val": val_share, "test": test_share}
         self._rows: dict[str, Rows] | None = None
+        self._text_of: Callable[[int], Original] | None = None
         self._predicted: Predicted | None = None
         self._predicts = False
         names = self.wanted.class_names or self._names_from_labels()
         super().__init__(
             len(names), names, noise, batch_size, vocab_size=vocab_size, tokenizer=tokenizer, max_tokens=max_tokens
         )
+        self.text_columns = tuple(self.wanted.columns.values()) if image_column is None else ()
+        self.image_column, self.label_column, self.encoding = image_column, label_column, encoding
         self.image_size = image_size
         self.split_seed = split_seed
         self.augmentation = augmentation
+
+    resizing = "decoded"
 
     def prepare_data(self) -> None:
         """Download, on one process alone."""
@@ -168,6 +175,17 @@ class HFDataModule(OwnData, TextDataModule):
             self._predicted = Predicted(rows["test"].data, int(begins["test"]))
         self._rows = None  # texts take memory
         return {split: Examples(inputs[split], y[where], index[where]) for split, where in parts.items()}
+
+    def original(self, index: int) -> Original | None:
+        """Return the text of a row of the source, which is read once more for it; images are shown as they are stored."""
+        if self.wanted.kind == "image":
+            return None
+        if self._text_of is None:
+            self._text_of = texts_by_index(
+                [each.data for each in self._read().values()], [*self.wanted.columns.values()]
+            )
+            self._rows = None
+        return self._text_of(index)
 
     def eval_transform(self) -> nn.Module:
         """Normalise images with ImageNet's mean and standard deviation, or turn tokens into what a net takes."""
@@ -243,17 +261,27 @@ class HFDataModule(OwnData, TextDataModule):
         other = self.test_source if split == "test" else None
         return self.wanted.called(split) if other is None else f"--data.test_source {other}"
 
+    def column(self, name: str) -> list[Any]:
+        """Return a column of the source, by original index."""
+        wanted = AnyColumn(*self.wanted._replace(columns={"--group": name}))
+        return [cell for rows in self._read_splits(wanted).values() for cell in rows.data[name][:]]
+
     def _read(self) -> dict[str, Rows]:
         """Read the source, once."""
-        if self._rows is not None:
-            return self._rows
+        if self._rows is None:
+            self._rows = self._read_splits(self.wanted)
+            for each in self._rows.values():
+                self.notes += each.notes
+        return self._rows
+
+    def _read_splits(self, wanted: Wanted) -> dict[str, Rows]:
         if Path(self.source).is_file():
-            rows = {"train": read_file(self.source, "train", self.wanted)}
+            rows = {"train": read_file(self.source, "train", wanted)}
         elif Path(self.source).is_dir() or re.fullmatch(NAME_ON_THE_HUB, self.source):
             try:
-                rows = read_splits(self.source, self.subset, self.wanted)
+                rows = read_splits(self.source, self.subset, wanted)
             except UnreadableDataset as error:
-                remedy = self._remedy(str(error.__cause__))
+                remedy = remedy_for(self.source, str(error.__cause__))
                 raise UserError(f"--data.source {self.source} could not be loaded: {error}. {remedy}") from error
         else:
             raise UserError(
@@ -266,18 +294,5 @@ class HFDataModule(OwnData, TextDataModule):
                 )
             if "test" in rows:
                 self.notes.append(f"{self.test_source} takes the place of the test split of {self.source}.")
-            rows |= {"test": read_file(self.test_source, "test", self.wanted._replace(source=self.test_source))}
-        for each in rows.values():
-            self.notes += each.notes
-        self._rows = {split: rows[split] for split in SPLITS if split in rows}
-        return self._rows
-
-    def _remedy(self, reason: str) -> str:
-        if subsets := re.search(r"(?:BuilderConfig|Config name).*?(\[.*?\])", reason, flags=re.DOTALL):
-            return f"Set --data.subset to one of {subsets[1]}."
-        if Path(self.source).is_dir():
-            return "Give a folder that datasets.load_dataset reads, such as one of parquet, CSV or JSON files."
-        return (
-            "It is no file and no folder. If it is a name on the hub, give a local copy instead, for example one made by "
-            f"`{download_command(self.source)}`."
-        )
+            rows |= {"test": read_file(self.test_source, "test", wanted._replace(source=self.test_source))}
+        return {split: rows[split] for split in SPLITS if split in rows}

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import Noise
+from ldmi_lightning.originals import Original
+from ldmi_lightning.saying import say
 
 from .base import Examples
 from .image_listing import HIDDEN, describe_copies, entries, list_images
 from .images import SUFFIXES, UnreadableImage, refuse_broken, say_notes
 from .own_data import OwnData, check_class_names, normalise_images, shorten
-from .saying import say
 from .splits import SPLITS, fill_splits
 from .streamed import ImageFiles
 
@@ -43,7 +44,10 @@ class ImageFolderDataModule(OwnData):
         test_share: the same for ``test``, whose labels are taken as true.
         split_seed: seed of the draw of these shares.
         augmentation: module for uint8 training batches, such as ``RandomFlip``.
+        class_names: names of the classes, in the order of the labels, each that of a folder; ``None`` takes all folders by name.
     """
+
+    resizing = "drafted"
 
     def __init__(
         self,
@@ -55,23 +59,27 @@ class ImageFolderDataModule(OwnData):
         test_share: float = 0.1,
         split_seed: int = 0,
         augmentation: nn.Module | None = None,
+        class_names: list[str] | None = None,
     ) -> None:
         if image_size < 1:
             raise UserError(f"--data.image_size must be at least 1, but got {image_size}.")
-        self.folders = split_folders(Path(root))
-        names = check_class_names(
-            [folder.name for folder in subfolders(self.folders["train"])],
-            f"--data.root {root}, which must hold a folder of images for each class,",
-        )
+        if class_names is None:
+            found = [folder.name for folder in subfolders(split_folders(Path(root))["train"])]
+            names = check_class_names(found, f"--data.root {root}, which must hold a folder of images for each class,")
+        else:
+            names = check_class_names(class_names, "--data.class_names")
         super().__init__(len(names), names, noise, batch_size, root)
         self.image_size = image_size
         self.shares = {"val": val_share, "test": test_share}
         self.split_seed = split_seed
         self.augmentation = augmentation
+        self.folders: dict[str, Path] = {}
+        self._images: ImageFiles | None = None
 
     def load(self) -> Mapping[str, Examples]:
         """Return the splits, decoded."""
         root, left_out = Path(self.root or ""), Counter[str]()
+        self.folders = split_folders(root)
         found = {split: self._files(folder, left_out) for split, folder in self.folders.items()}
         for folder in {root, *self.folders.values()}:
             for entry in entries(folder):
@@ -86,7 +94,8 @@ class ImageFolderDataModule(OwnData):
         every = np.concatenate(list(labels.values()))
         paths = [path for files in found.values() for _, path in files]
         parts = fill_splits(labels, self.shares, self.split_seed)
-        images = self._decoded(ImageFiles([str(path) for path in paths], self.image_size), parts)
+        self._images = ImageFiles([str(path) for path in paths], self.image_size)
+        images = self._decoded(self._images, parts)
         for line in describe_copies(paths, every, parts, root):
             say(line)
         return {split: Examples(images[split], every[where], where) for split, where in parts.items()}
@@ -109,6 +118,10 @@ class ImageFolderDataModule(OwnData):
         refuse_broken(sorted(broken, key=lambda error: str(error.what)), len(files), option)
         say_notes(notes, len(files), option)
         return images
+
+    def original(self, index: int) -> Original | None:
+        """Return a sample's file."""
+        return None if self._images is None else Original("file", self._images.path(index))
 
     def eval_transform(self) -> nn.Module:
         """Normalise with ImageNet's mean and standard deviation."""

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,25 +34,28 @@ def list_images(folder: Path, left_out: Counter[str], above: Sequence[Path] = ()
     >>> [path.relative_to(root).as_posix() for path in list_images(root, rest)], dict(rest)
     (['b.JPG', 'in/c.png'], {'.txt': 1})
     """
-    return sorted(_walk(folder, {_identity(each) for each in above}, left_out))
+    return list(iter_images(folder, left_out, above))
 
 
-def _walk(folder: Path, above: set[tuple[int, int]], left_out: Counter[str]) -> list[Path]:
+def iter_images(folder: Path, left_out: Counter[str], above: Sequence[Path] = ()) -> Iterator[Path]:
+    """Yield what :func:`list_images` returns, a folder at a time: of a million images the names take memory."""
+    yield from _walk(folder, {_identity(each) for each in above}, left_out)
+
+
+def _walk(folder: Path, above: set[tuple[int, int]], left_out: Counter[str]) -> Iterator[Path]:
     own = _identity(folder)
     if own in above:
         left_out[LOOPS] += 1
-        return []
-    found = []
+        return
     for entry in entries(folder):
         if entry.name.startswith("."):
             left_out[HIDDEN] += 1
         elif entry.is_dir():
-            found += _walk(Path(entry.path), above | {own}, left_out)
+            yield from _walk(Path(entry.path), above | {own}, left_out)
         elif (suffix := Path(entry.name).suffix.lower()) in SUFFIXES:
-            found.append(Path(entry.path))
+            yield Path(entry.path)
         else:
             left_out[suffix or "without a suffix"] += 1
-    return found
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:

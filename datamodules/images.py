@@ -17,8 +17,7 @@ from torchvision.transforms.v2.functional import resize
 
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.file_kinds import HEAD, what_it_is
-
-from .saying import say
+from ldmi_lightning.saying import say
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 """What the names of image files end with, in small or capital letters."""

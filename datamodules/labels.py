@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ldmi_lightning.errors import UserError
 
-from .base import check_labels
+from .checks import check_labels
 
 NUMBERS = (bool, int, float, np.number, np.bool_)
 

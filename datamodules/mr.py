@@ -1,6 +1,6 @@
 """MR: 10,662 sentences of film reviews from Rotten Tomatoes, negative or positive (Pang and Lee, 2005)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import Noise
+from ldmi_lightning.originals import Original
 
 from .base import Examples
 from .hub import load_hub_dataset, read_labels
+from .shown import texts_by_index
 from .text import VOCAB_SIZE, TextDataModule, check_texts
 
 HUB_ID = "cornell-movie-review-data/rotten_tomatoes"
@@ -47,6 +49,7 @@ class MRDataModule(TextDataModule):
             raise UserError(f"--data.split must be random or hub, but got {split}.")
         super().__init__(2, ["negative", "positive"], noise, batch_size, root, vocab_size, tokenizer, max_tokens)
         self.split = split
+        self._text_of: Callable[[int], Original] | None = None
 
     def prepare_data(self) -> None:
         """Download, on one process alone."""
@@ -64,6 +67,13 @@ class MRDataModule(TextDataModule):
             parts = dict(zip(("train", "val", "test"), np.split(np.arange(len(texts)), ends[:-1]), strict=True))
         tokens = self.encode({name: [texts[position] for position in part] for name, part in parts.items()})
         return {name: Examples(tokens[name], labels[part], part) for name, part in parts.items()}
+
+    def original(self, index: int) -> Original | None:
+        """Return a sentence."""
+        if self._text_of is None:
+            data = load_hub_dataset(self.root, HUB_ID, splits=HUB_SPLITS, columns=("text",))
+            self._text_of = texts_by_index([data[split] for split in HUB_SPLITS], ["text"])
+        return self._text_of(index)
 
 
 def random_split(n: int) -> dict[str, NDArray[np.int64]]:

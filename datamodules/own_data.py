@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import NoNoise
+from ldmi_lightning.saying import say
 
 from .base import NoisyDataModule
-from .saying import say
 from .transforms import IMAGENET_MEAN, IMAGENET_STD, Normalise
 
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from ldmi_lightning.csv_file import CSVColumns, read_csv
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.file_kinds import kind_of_file
 
-from .csv_file import CSVColumns, place, read_csv
 from .hub import UnreadableDataset, is_saved, read_dataset, reasons
 from .labels import GivenLabels, given_labels
 from .own_data import shorten
@@ -109,6 +109,23 @@ class Wanted(NamedTuple):
             )
 
 
+class AnyColumn(Wanted):
+    """One column, whatever it holds, that an option of its own names, such as ``{"--group": "person"}``."""
+
+    __slots__ = ()
+
+    def check_names(self, columns: Sequence[str], split: str) -> None:
+        """Refuse a split that lacks it."""
+        for option, column in self.columns.items():
+            if column not in columns:
+                raise UserError(
+                    f"{option} {column} is no file, and no column of {self.source}, whose columns are {shorten(list(columns))}."
+                )
+
+    def check_kinds(self, features: Mapping[str, Any]) -> None:
+        """Take what it holds."""
+
+
 def read_file(file: str, split: str, wanted: Wanted) -> Rows:
     """Read one file as a split.
 
@@ -160,6 +177,15 @@ def read_splits(source: str, subset: str | None, wanted: Wanted) -> dict[str, Ro
     }
 
 
+def place(name: str, lines: Sequence[int], rows: Sequence[int]) -> str:
+    """Name the lines of some rows.
+
+    >>> place("a.csv", [2, 3, 5], [0, 2])
+    'a.csv, lines 2, 5'
+    """
+    return f"{name}, line{'s' if len(rows) > 1 else ''} {shorten([lines[row] for row in rows])}"
+
+
 def _need_train(splits: Sequence[str], source: str) -> None:
     if "train" not in splits:
         raise UserError(
@@ -194,7 +220,8 @@ def _load_files(builder: str, paths: Sequence[str]) -> Any:
 def _from_csv(paths: Sequence[str], split: str, wanted: Wanted) -> Rows:
     import datasets
 
-    files = {path: read_csv(Path(path), [*wanted.columns.values(), wanted.label], wanted.encoding) for path in paths}
+    columns = [*wanted.columns.values(), wanted.label]
+    files = {path: read_csv(Path(path), columns, wanted.encoding, option="--data.encoding") for path in paths}
     for held in files.values():
         wanted.check_names(held.names, split)
     cells = {name: [cell for held in files.values() for cell in held.cells[name]] for name in wanted.columns.values()}

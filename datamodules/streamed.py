@@ -19,10 +19,10 @@ from torchvision.transforms.v2 import functional as F
 from ldmi_lightning import files
 from ldmi_lightning.batch import Batch
 from ldmi_lightning.errors import UserError
+from ldmi_lightning.saying import say
 
 from .images import READER, UnreadableImage, read_image
 from .loaders import IndexLoader, Split
-from .saying import say
 
 CACHE_QUALITY = 95
 
@@ -74,6 +74,11 @@ class ImageFiles:
 
     def __getitem__(self, where: slice | NDArray[np.int64]) -> "ImageFiles":
         return ImageFiles(self.paths[where], self.size, root=self.root, cache=self.cache, skip_broken=self.skip_broken)
+
+    def __add__(self, other: "ImageFiles") -> "ImageFiles":
+        """Return the files of two splits of one data set, one after the other."""
+        paths = np.concatenate([self.paths, other.paths])
+        return ImageFiles(paths, self.size, root=self.root, cache=self.cache, skip_broken=self.skip_broken)
 
     def path(self, position: int) -> Path:
         """Return where an image is."""

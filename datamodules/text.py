@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import Noise
+from ldmi_lightning.saying import say
 
 from .base import NoisyDataModule
-from .saying import say
 from .tokenizer import Text, Tokenizer, TrimmedTokens
 
 PADDING, UNKNOWN = 0, 1
@@ -113,6 +113,7 @@ class TextDataModule(NoisyDataModule):
         max_tokens: int | None = None,
     ) -> None:
         super().__init__(num_classes, class_names, noise, batch_size, root)
+        self.text_columns = ("text",)
         if vocab_size <= RESERVED:
             raise UserError(
                 f"--data.vocab_size must be at least {RESERVED + 1}, for padding, unknown words and one word, but got "
@@ -156,6 +157,12 @@ class TextDataModule(NoisyDataModule):
         words = self.words
         return {split: encode(part, words) for split, part in single.items()}
 
+    def encode_new(self, texts: Sequence[Text]) -> tuple[Any, int]:
+        """Return the inputs of texts by the words that are known, or by the tokenizer; and how many texts it has cut."""
+        if self.tokenizer is not None:
+            return self.tokenizer.encode_some(texts, "the input")
+        return self.encode({"new": texts})["new"], 0
+
     def eval_transform(self) -> nn.Module:
         """Widen the stored ids; of a tokenizer's, leave out the columns in which the batch has padding alone."""
         return TokenIds() if self.tokenizer is None else TrimmedTokens()
@@ -169,12 +176,17 @@ class TextDataModule(NoisyDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the words, or the tokenizer's name and digest, in plain types: a checkpoint is loaded without running code."""
+        if not self.text_columns:
+            return super().state_dict()
         if self.tokenizer is not None:
             return {"tokenizer": {"name": self.tokenizer.name, "sha256": self.tokenizer.digest}}
         return {} if self.words is None else {"words": self.words}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the words of a checkpoint, but refuse them in a fit, whose own are others; refuse another tokenizer."""
+        if not self.text_columns:
+            super().load_state_dict(state_dict)
+            return
         check_tokenizer(state_dict, self.tokenizer)
         if self.tokenizer is not None:
             return

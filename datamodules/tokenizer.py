@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.inputs import map_tensors
-
-from .saying import say
+from ldmi_lightning.saying import say
 
 IDS, MASK, TYPES = "input_ids", "attention_mask", "token_type_ids"
 MAX_TOKENS = 128
@@ -101,7 +100,7 @@ class Tokenizer:
         """
         cut, encoded = 0, {}
         for split, part in texts.items():
-            encoded[split], too_long = self._encode_split(part, split)
+            encoded[split], too_long = self.encode_some(part, f"the {split} split")
             cut += too_long
         if cut:
             say(
@@ -110,7 +109,16 @@ class Tokenizer:
             )
         return encoded
 
-    def _encode_split(self, texts: Sequence[Text], split: str) -> tuple[dict[str, Tensor], int]:
+    def encode_some(self, texts: Sequence[Text], what: str) -> tuple[dict[str, Tensor], int]:
+        """Return the token ids of texts, padded to the longest of them, and how many texts were cut.
+
+        Args:
+            texts: N texts, or N pairs of texts.
+            what: what they are part of, for messages.
+
+        Raises:
+            UserError: a text gives no tokens.
+        """
         pairs = bool(len(texts)) and not isinstance(texts[0], str)
         if pairs:
             self._refuse_no_room(pairs)
@@ -127,7 +135,7 @@ class Tokenizer:
                 cut += sum(len(row) > self.max_tokens for row in self._tokens(full, pairs, truncation=False)[IDS])
         if 0 in lengths:
             raise UserError(
-                f"Text {lengths.index(0)} of the {split} split gives no tokens with the tokenizer {self.name}. Fill it in, or "
+                f"Text {lengths.index(0)} of {what} gives no tokens with the tokenizer {self.name}. Fill it in, or "
                 "leave the sample out."
             )
         filled = where_filled(np.array(lengths, np.int64), left=self.pretrained.padding_side == "left")

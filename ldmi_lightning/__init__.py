@@ -8,19 +8,22 @@ if TYPE_CHECKING:
     from ldmi_lightning.batch import Batch
     from ldmi_lightning.estimator import LDMIClassifier
     from ldmi_lightning.method import Method
+    from ldmi_lightning.predictor import Predictor, load
     from ldmi_lightning.training.module import LDMIModule
     from ldmi_lightning.training.stages import Stage
 
 __version__ = version("ldmi_lightning")
 
-__all__ = ["Batch", "LDMIClassifier", "LDMIModule", "Method", "Stage", "__version__"]
+__all__ = ["Batch", "LDMIClassifier", "LDMIModule", "Method", "Predictor", "Stage", "__version__", "load"]
 
 _PLACES = {
     "Batch": "ldmi_lightning.batch",
     "LDMIClassifier": "ldmi_lightning.estimator",
     "LDMIModule": "ldmi_lightning.training.module",
     "Method": "ldmi_lightning.method",
+    "Predictor": "ldmi_lightning.predictor",
     "Stage": "ldmi_lightning.training.stages",
+    "load": "ldmi_lightning.predictor",
 }
 """Where each public name lies: imported when it is asked for, since PyTorch takes seconds."""
 

@@ -123,7 +123,9 @@ def counted_transition(probs: Floats, y: Labels) -> Floats:
     return transition
 
 
-def maximise(q: Floats, y: Labels, start: Floats | None = None, steps: int = STEPS) -> Floats:
+def maximise(
+    q: Floats, y: Labels, start: Floats | None = None, steps: int = STEPS, weights: Floats | None = None
+) -> Floats:
     r"""Return T after so many steps of expectation maximisation at fixed probabilities of the true label.
 
     A step replaces T by the rows, normalised, of :math:`\sum_i \mathbb 1[\tilde y_i = j]\, q_{ik} T_{kj} / \sum_l q_{il}
@@ -134,35 +136,77 @@ def maximise(q: Floats, y: Labels, start: Floats | None = None, steps: int = STE
         y: noisy labels, shape ``(N,)``.
         start: T to start from, shape ``(C, C)``; ``None`` for :func:`counted_transition`. An entry of 0 stays 0.
         steps: 0 returns the start.
+        weights: how often each sample counts in a step, shape ``(N,)``; ``None`` for once.
 
     One sample, of which nothing is known but its label: its posterior is proportional to that label's column, (1, 3) / 4.
 
     >>> q, y = np.array([[0.5, 0.5]]), np.array([1])
     >>> maximise(q, y, start=np.array([[0.8, 0.2], [0.4, 0.6]]), steps=1).tolist()  # no other label was seen
     [[0.0, 1.0], [0.0, 1.0]]
+
+    Of outputs that are certain, T is the share of each label; the second sample counts three times:
+
+    >>> q, y = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), np.array([0, 1, 1])
+    >>> maximise(q, y, weights=np.array([1.0, 3.0, 1.0])).tolist()
+    [[0.25, 0.75], [0.0, 1.0]]
     """
     transition = np.array(counted_transition(q, y) if start is None else start, dtype=np.float64, order="C")
     possible = np.count_nonzero(transition, axis=0)[y].sum()
-    return (_sparse_steps if possible * SPARSE <= q.size else _dense_steps)(q, y, transition, steps)
+    return (_sparse_steps if possible * SPARSE <= q.size else _dense_steps)(q, y, transition, steps, weights)
 
 
-def _dense_steps(q: Floats, y: Labels, transition: Floats, steps: int) -> Floats:
-    groups = [(label, np.ascontiguousarray(q[rows])) for label, rows in _by_label(y)]
+def expected_counts(q: Floats, y: Labels, transition: Floats) -> Floats:
+    """Return how many samples of each true class are expected among those of each label: the sums of their posteriors.
+
+    Args:
+        q: probabilities of the true label, float64, shape ``(N, C)``.
+        y: noisy labels, shape ``(N,)``.
+        transition: T, shape ``(C, C)``.
+
+    Returns:
+        Shape ``(C, C)``, row = true class, column = label. A label that no class can have made counts for none.
+
+    One sample labelled 1, whose posterior is (1, 3) / 4:
+
+    >>> expected_counts(np.array([[0.5, 0.5]]), np.array([1]), np.array([[0.8, 0.2], [0.4, 0.6]])).tolist()
+    [[0.0, 0.25], [0.0, 0.75]]
+    """
+    return _posterior_sums(_groups(q, y, None), transition)
+
+
+Groups = list[tuple[int, Floats, Floats | float]]
+"""For each label that occurs its samples' outputs and weights."""
+
+
+def _groups(q: Floats, y: Labels, weights: Floats | None) -> Groups:
+    return [
+        (label, np.ascontiguousarray(q[rows]), 1.0 if weights is None else weights[rows])
+        for label, rows in _by_label(y)
+    ]
+
+
+def _posterior_sums(groups: Groups, transition: Floats) -> Floats:
+    sums = np.zeros_like(transition)
+    for label, rows, weights in groups:
+        column = transition[:, label]
+        # einsum and not `@`, whose sums would depend on the number of threads, and so on the rank.
+        likelihoods = np.einsum("nk,k->n", rows, column)
+        # A sample that no class can have made counts for none; its weight, summed, would be infinite.
+        counted = (likelihoods >= _SMALLEST) / np.maximum(likelihoods, _SMALLEST) * weights
+        sums[:, label] = column * np.einsum("n,nk->k", counted, rows)
+    return sums
+
+
+def _dense_steps(q: Floats, y: Labels, transition: Floats, steps: int, weights: Floats | None) -> Floats:
+    groups = _groups(q, y, weights)
     for _ in range(steps):
-        sums = np.zeros_like(transition)
-        for label, rows in groups:
-            column = transition[:, label]
-            # einsum and not `@`, whose sums would depend on the number of threads, and so on the rank.
-            likelihoods = np.einsum("nk,k->n", rows, column)
-            # A sample that no class can have made counts for none; its weight, summed, would be infinite.
-            weights = (likelihoods >= _SMALLEST) / np.maximum(likelihoods, _SMALLEST)
-            sums[:, label] = column * np.einsum("n,nk->k", weights, rows)
+        sums = _posterior_sums(groups, transition)
         mass = sums.sum(axis=1, keepdims=True)
         np.divide(sums, mass, out=transition, where=mass > 0)
     return transition
 
 
-def _sparse_steps(q: Floats, y: Labels, transition: Floats, steps: int) -> Floats:
+def _sparse_steps(q: Floats, y: Labels, transition: Floats, steps: int, weights: Floats | None) -> Floats:
     """Take the same steps over the entries of T that are not 0, and each sample's classes that can have made its label."""
     label_of, class_of = np.nonzero(transition.T)
     entries = transition[class_of, label_of]
@@ -174,6 +218,8 @@ def _sparse_steps(q: Floats, y: Labels, transition: Floats, steps: int) -> Float
     for _ in range(steps):
         posteriors = outputs * entries[entry]
         posteriors /= np.maximum(np.bincount(sample, posteriors, len(y)), _SMALLEST)[sample]
+        if weights is not None:
+            posteriors *= weights[sample]
         sums = np.bincount(entry, posteriors, len(entries))
         mass = np.bincount(class_of, sums, len(transition))[class_of]
         np.divide(sums, mass, out=entries, where=mass > 0)
@@ -188,7 +234,7 @@ def log_likelihood(q: Floats, y: Labels, transition: Floats) -> float:
     >>> round(float(np.exp(found)), 9)
     0.75
     """
-    likelihoods = np.einsum("nk,nk->n", q, transition.T[y])
+    likelihoods = np.einsum("nk,nk->n", q, np.ascontiguousarray(transition.T)[y])
     return float(np.log(np.maximum(likelihoods, _SMALLEST)).sum())
 
 
@@ -208,9 +254,19 @@ def _softmax(logits: Floats) -> Floats:
 
 def _by_label(y: Labels) -> list[tuple[int, NDArray[np.intp]]]:
     """Return each label that occurs, with the positions of its samples in their order."""
-    order = np.argsort(y, kind="stable")
+    order = order_by_label(y)
     labels, starts = np.unique(y[order], return_index=True)
     return list(zip(labels.tolist(), np.split(order, starts[1:]), strict=True))
+
+
+def order_by_label(y: Labels) -> NDArray[np.intp]:
+    """Return the positions of all samples, label by label, in their order within each; in linear time.
+
+    >>> order_by_label(np.array([1, 0, 1])).tolist()
+    [1, 0, 2]
+    """
+    # NumPy sorts integers of 16 bits, and no longer ones, by counting.
+    return np.argsort(y.astype(np.uint16) if y.max(initial=0) < 2**16 else y, kind="stable")
 
 
 def _check(probs: NDArray[np.floating], y: Labels) -> None:

@@ -134,6 +134,10 @@ class Method(KeepsFloat64):
     def synchronise(self) -> None:
         """Make equal on all ranks what each has kept to itself meanwhile, before the state is looked at; all ranks call it."""
 
+    def epoch_figures(self) -> dict[str, float]:
+        """Return what is logged of the method for an epoch that ends, by name, beside its loss; equal on all ranks."""
+        return {}
+
     def end_epoch(self) -> None:
         """Look back at the epoch; raise :class:`~ldmi_lightning.errors.UserError` if nothing was learnt in it."""
 

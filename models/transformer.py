@@ -1,7 +1,6 @@
 """Pretrained transformers for texts, read by the package `transformers`: a classifier to train, an encoder for features."""
 
 import importlib
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ldmi_lightning.errors import UserError
+from ldmi_lightning.saying import say
 
 INPUTS = "a dict with input_ids and attention_mask, such as HFDataModule yields where it is given a tokenizer"
 
@@ -161,7 +161,7 @@ def _quietly(library: Any) -> Iterator[None]:
 def _say_what_is_new(name: str, body: nn.Module, prefix: str, info: Mapping[str, Any]) -> None:
     """Say which weights begin anew; refuse those of another body."""
     if not info:
-        _say(f"{name}: the architecture alone is taken; all weights are random.")
+        say(f"{name}: the architecture alone is taken; all weights are random.")
         return
     own = {f"{prefix}.{key}" for key in body.state_dict()}
     misfits = sorted(key for key, *_ in info.get("mismatched_keys", ()) if key in own)
@@ -173,7 +173,7 @@ def _say_what_is_new(name: str, body: nn.Module, prefix: str, info: Mapping[str,
     absent = {*_missing(info), *(key for key, *_ in info.get("mismatched_keys", ()))}
     new = sorted(f"body.{key.removeprefix(f'{prefix}.')}" if key in own else f"head.{key}" for key in absent)
     if new:
-        _say(f"{name}: the body is loaded; new, and to be trained, {'is' if len(new) == 1 else 'are'} {_some(new)}.")
+        say(f"{name}: the body is loaded; new, and to be trained, {'is' if len(new) == 1 else 'are'} {_some(new)}.")
 
 
 def _missing(info: Mapping[str, Any]) -> list[str]:
@@ -182,8 +182,3 @@ def _missing(info: Mapping[str, Any]) -> list[str]:
 
 def _some(names: list[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _say(line: str) -> None:
-    if os.environ.get("LOCAL_RANK", "0") == "0":  # once, where several processes make the model
-        print(line, flush=True)

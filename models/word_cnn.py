@@ -57,15 +57,15 @@ class WordCNN(nn.Module):
         x = pad(x, (0, max(0, WIDTHS[-1] - x.shape[1])), value=PADDING)
         lengths = (x != PADDING).sum(dim=1).clamp(min=WIDTHS[-1])
         left = lengths[:, None] - torch.arange(x.shape[1], device=x.device)
-        sentence = torch.arange(len(x), device=x.device)[:, None].expand_as(x)
+        sentence = torch.arange(x.shape[0], device=x.device)[:, None].expand_as(x)
         row = [part.flatten() for part in (x, left, sentence)]
-        if x.device.type == "cpu":
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
             # Two thirds of a batch are padding. Elsewhere leaving it out would make the host wait for its number.
             kept = (row[1] > 0).nonzero().flatten()
             row = [part.index_select(0, kept) for part in row]
         tokens, left, sentence = row
         embedded = self.embedding(tokens).T
-        pooled = [self._max_over_time(conv(embedded), left, sentence, len(x)) for conv in self.convolutions]
+        pooled = [self._max_over_time(conv(embedded), left, sentence, x.shape[0]) for conv in self.convolutions]
         logits: Tensor = self.linear(self.dropout(torch.cat(pooled, dim=1).relu()))
         return logits
 
@@ -80,8 +80,8 @@ class WordCNN(nn.Module):
             n: number of sentences.
         """
         windows = features.shape[1]
-        width = len(left) - windows + 1
+        width = left.shape[0] - windows + 1
         inside = features.masked_fill(left[:windows] < width, -torch.inf).T
-        lowest = features.new_full((n, len(features)), -torch.inf)
+        lowest = features.new_full((n, features.shape[0]), -torch.inf)
         where = sentence[:windows, None].expand_as(inside)
         return lowest.scatter_reduce(0, where, inside, "amax")

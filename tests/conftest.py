@@ -1,4 +1,4 @@
-"""What the tests share: a quiet Trainer, and a hub that nobody can reach."""
+"""What the tests share: a quiet Trainer, a hub that nobody can reach, and the order in which files are run."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,6 +8,23 @@ import pytest
 import pytorch_lightning as pl
 
 MakeTrainer = Callable[..., pl.Trainer]
+
+LONGEST_FIRST = [
+    *("signals", "benchmark", "ranks", "readme", "stage_cache", "kills", "own_data", "cli", "clothing1m_runs"),
+    *("predict", "resume", "methods", "noise_command", "encoded_runs", "encoded_kills", "own_data_page", "checkpoints"),
+]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Where workers share the files, one with few tests, however long they take, would otherwise come last, and be waited for.
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first, so that all workers end together."""
+    place = {f"test_{name}": i for i, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(place)))
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ import pytorch_lightning as pl
 import torch
 from conftest import MakeTrainer
 from PIL import Image
-from test_resume import Stopped, digits, ldmi, same, three_and_three
+from stops import Stopped, same
+from test_resume import digits, ldmi, three_and_three
 from torch import nn
 
 from ldmi_lightning.checkpoints import KEY, read_checkpoint

@@ -88,7 +88,8 @@ def test_a_run_folder_holds_all_of_a_run(run: tuple[Path, list[str]]) -> None:
 
 def test_results_json_has_the_promised_form(folder: Path) -> None:
     found = results(folder)
-    assert set(found) == {"data", "seed", "noise", "stages", "chosen", "choice", "versions", "wall_time_s"}
+    keys = {"data", "class_names", "seed", "noise", "stages", "chosen", "choice", "versions", "wall_time_s"}
+    assert set(found) == keys
     assert (found["data"], found["seed"]) == ("DigitsDataModule", 1)
     noise = found["noise"]
     assert set(noise) == {"injector", "seed", "requested_rate", "train_rate", "matrix", "sha256"}
@@ -96,10 +97,10 @@ def test_results_json_has_the_promised_form(folder: Path) -> None:
     assert np.allclose(np.sum(noise["matrix"], axis=1), 1)
     assert re.fullmatch("[0-9a-f]{64}", noise["sha256"])
     keys = {"loss", "epochs", "best_epoch", "selected_by", "test_acc", "test_balanced_acc"}
-    keys |= {"test_acc_last", "test_balanced_acc_last"}
+    keys |= {"test_acc_last", "test_balanced_acc_last", "confusion", "joint"}
     warmup, robust = found["stages"]["warmup"], found["stages"]["robust"]
     assert set(warmup) == keys, "no T from outputs that are probabilities of noisy labels"
-    assert set(robust) == keys | {"transition", "transition_error"}
+    assert set(robust) == keys | {"transition", "transition_error", "temperature"}
     assert np.allclose(np.sum(robust["transition"], axis=1), 1)
     assert (warmup["loss"], warmup["epochs"], warmup["selected_by"]) == ("CELoss", 2, "val/acc")
     assert (robust["loss"], robust["epochs"], robust["selected_by"]) == ("DMILoss", 2, "val/log_dmi")
@@ -189,7 +190,8 @@ def test_options_before_the_config_count_too() -> None:
 
 
 def test_two_runs_in_the_same_second_have_folders_of_their_own() -> None:
-    command = [sys.executable, "-m", "ldmi_lightning", "fit", *QUICK, "--trainer.logger", "false"]
+    short = ["--model.warmup.epochs", "1", "--model.robust", "null", "--trainer.logger", "false"]
+    command = [sys.executable, "-m", "ldmi_lightning", "fit", *QUICK, *short]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     runs = [subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [run.wait() for run in runs] == [0, 0]
@@ -235,7 +237,7 @@ def test_a_resumed_run_keeps_the_configuration_that_it_was_resumed_with(folder: 
 
 
 def test_a_run_that_has_gone_further_than_is_asked_for_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("stops.py").write_text(
+    Path("at_the_fifth.py").write_text(
         "import pytorch_lightning as pl\n\nclass AtTheFifth(pl.Callback):\n"
         "    def on_train_epoch_start(self, trainer, module):\n"
         "        if trainer.current_epoch == 4:\n            raise KeyboardInterrupt\n"
@@ -243,7 +245,7 @@ def test_a_run_that_has_gone_further_than_is_asked_for_is_over(monkeypatch: pyte
     monkeypatch.syspath_prepend(str(Path.cwd()))
     try:
         with pytest.raises(SystemExit):
-            main(["fit", *QUICK, "--model.robust.epochs", "5", "--trainer.callbacks", "stops.AtTheFifth"])
+            main(["fit", *QUICK, "--model.robust.epochs", "5", "--trainer.callbacks", "at_the_fifth.AtTheFifth"])
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # Lightning has switched Ctrl-C off
     (last,) = Path("runs").glob("*/last.ckpt")

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from blobs import Blobs, ldmi
 from conftest import MakeTrainer
 from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.strategies import DDPStrategy
-from test_module import Blobs, ldmi
 from test_structure import REPO, sources
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from blobs import ADAM, SGD, Blobs, Foreign, Watch, ce, equal, weights
 from conftest import MakeTrainer
 from own_methods import MovingTargets, Turns, TwoOfTwo
-from test_module import ADAM, SGD, Blobs, Foreign, Watch, ce, equal, weights
-from test_resume import StopAt, Stopped, same
+from stops import StopAt, Stopped, same
 from torch import nn
 
 from ldmi_lightning import Batch, LDMIModule, Method, Stage

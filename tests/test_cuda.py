@@ -18,8 +18,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import MakeTrainer
+from stops import StopAt, Stopped
 from test_precision import HALF, TOLERANCE, fit, ldmi, net
-from test_resume import StopAt, Stopped
 from torch import Tensor, nn
 
 from ldmi_lightning import LDMIModule, Stage

@@ -197,7 +197,7 @@ def test_list_without_its_column_is_named(tmp_path: Path) -> None:
 
 def test_list_that_is_no_text_is_named(tmp_path: Path) -> None:
     (write_lists(tmp_path, **WHOLE) / "train.csv").write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(UserError, match=r"train.csv cannot be read"):
+    with pytest.raises(UserError, match=r"train.csv is not UTF-8: .* It is probably UTF-16: save it as UTF-8"):
         read_lists(tmp_path, 10)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from blobs import ADAM, FROZEN, SGD, Blobs, Own, Watch, blobs, ce, dmi, equal, fit, ldmi, run_folder, weights
 from conftest import MakeTrainer
 from pytorch_lightning.callbacks import (
     BatchSizeFinder,
@@ -19,8 +20,7 @@ from pytorch_lightning.callbacks import (
     WeightAveraging,
 )
 from pytorch_lightning.loggers import CSVLogger
-from test_module import ADAM, FROZEN, SGD, Blobs, Own, Watch, blobs, ce, dmi, equal, fit, ldmi, run_folder, weights
-from test_resume import StopAt, Stopped
+from stops import StopAt, Stopped
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from blobs import SGD, Blobs, ce, dmi, equal, fit, weights
 from conftest import MakeTrainer
 from own_methods import Turns, TwoOfTwo
-from test_module import SGD, Blobs, ce, dmi, equal, fit, run_folder, weights
-from test_resume import StopAt, Stopped, same
+from stops import assert_resumes_bit_for_bit
 from torch import nn
 
 from ldmi_lightning import LDMIModule, Stage
@@ -98,14 +98,7 @@ def test_the_names_of_a_large_net_are_shortened_to_patterns() -> None:
 
 @pytest.mark.parametrize("epoch", [1, 3])
 def test_a_run_with_frozen_parts_is_resumed_bit_for_bit(epoch: int, make_trainer: MakeTrainer, tmp_path: Path) -> None:
-    whole = module()
-    fit(make_trainer, whole, default_root_dir=tmp_path / "whole")
-    with pytest.raises(Stopped):
-        fit(make_trainer, module(), callbacks=[StopAt(epoch)], default_root_dir=tmp_path / "parts")
-    last, resumed = run_folder(tmp_path / "parts") / "last.ckpt", module(seed=2)
-    pl.seed_everything(1, verbose=False)
-    make_trainer(default_root_dir=tmp_path / "parts").fit(resumed, Blobs(), ckpt_path=last)
-    assert same(resumed.state_dict(), whole.state_dict())
+    last = assert_resumes_bit_for_bit(module, epoch, make_trainer, tmp_path)
     other = module(["0.0.*"])
     with pytest.raises(UserError, match=r"model\.freeze is \['0\.0\.\*'\], but was \['0\.\*'\]"):
         make_trainer().fit(other, Blobs(), ckpt_path=last)

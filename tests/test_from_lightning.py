@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from blobs import Blobs, ce, dmi, fit, ldmi, run_folder
 from conftest import MakeTrainer
 from pytorch_lightning.callbacks import (
     BackboneFinetuning,
@@ -21,8 +22,7 @@ from pytorch_lightning.callbacks import (
 )
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.tuner import Tuner
-from test_module import Blobs, ce, dmi, fit, ldmi, run_folder
-from test_resume import StopAt, Stopped
+from stops import StopAt, Stopped
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 

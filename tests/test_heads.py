@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from blobs import ADAM, Blobs, ce, dmi, equal, fit, run_folder, weights
 from conftest import MakeTrainer
-from test_module import ADAM, Blobs, ce, dmi, equal, fit, run_folder, weights
 from torch import nn
 
 from ldmi_lightning import LDMIModule, Stage

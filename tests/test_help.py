@@ -59,7 +59,8 @@ def test_the_package_imports_no_torch_and_shows_its_public_names() -> None:
     code = "import sys, ldmi_lightning; print('torch' in sys.modules, *dir(ldmi_lightning))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert shown[0] == "False"
-    assert set(ldmi_lightning.__all__) == {"Batch", "LDMIClassifier", "LDMIModule", "Method", "Stage", "__version__"}
+    names = {"Batch", "LDMIClassifier", "LDMIModule", "Method", "Predictor", "Stage", "__version__", "load"}
+    assert set(ldmi_lightning.__all__) == names
     assert set(ldmi_lightning.__all__) <= set(shown)
     assert all(hasattr(ldmi_lightning, name) for name in ldmi_lightning.__all__)
     with pytest.raises(AttributeError, match="no attribute 'LDMI'"):

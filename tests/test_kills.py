@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_resume import same
+from stops import same
 
 from ldmi_lightning.commands import main
 from ldmi_lightning.runs.loggers import RunCSVLogger

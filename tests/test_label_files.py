@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from ldmi_lightning.commands.predict import as_csv
+from ldmi_lightning.csv_file import read_numbers
 from ldmi_lightning.datamodules import TensorDataModule
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import HumanNoise, LabelFileNoise, human
-from ldmi_lightning.noise.csv_columns import read_numbers
 
 SHARED = Path(__file__).parents[2] / "shared/data"
 INDEX = np.array([7, 3, 12, 0])
@@ -95,8 +96,8 @@ def test_each_sample_finds_its_own_label(rows: list[tuple[int, int]]) -> None:
         ),
         ("index,label\n0,two\n", "two"),
         ("index,label\n0,2.5\n", "2.5"),
-        ("index,label\n0\n", "cannot be read"),
-        ("index;label\n0;2\n", "names no column index"),
+        ("index,label\n0\n", "line 2 has 1 cell, but the first line names 2 columns"),
+        ("index:label\n0:2\n", "names no column index"),
         ("index,noisy\n0,2\n", "names no column label"),
         ("0,2\n3,0\n", "names no column index"),
         ("index,label\n", "has no labels"),
@@ -171,22 +172,25 @@ def test_clean_labels_prove_that_numbers_are_positions() -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "it is empty"),
-        (b"\r\n  \n", "it is empty"),
+        (b"", "is empty: its first line names no column index"),
+        (b"\r\n  \n", "is empty"),
         (b"index,label\n", "has no labels"),
         (b"index,label,label\n0,1,2\n", "names the column label 2 times"),
         (b"index,label\n0,1\n3,\n", "line 3 has no label"),
         (b"index,label\n0,1\n,2\n", "line 3 has the index '', which is no whole number"),
         (b"index,label\nnan,1\n", "line 2 has the index 'nan', which is no whole number"),
         (b"index,label\n99999999999999999999,1\n", "which is no whole number"),
-        (b"text,index,label\na, b,0,1\n", "line 2 has 4 values, but the first line names 3 columns"),
-        (b"index,label\n0,1\n2\n", "line 3 has 1 value, but the first line names 2 columns"),
-        (b'index,label\n0,"1\n2,1\n', "is no CSV"),
+        (b"text,index,label\na, b,0,1\n", "line 2 has 4 cells, but the first line names 3 columns"),
+        (b"index,label\n0,1\n2\n", "line 3 has 1 cell, but the first line names 2 columns"),
+        (b'index,label\n0,"1\n2,1\n', "line 2 cannot be read .unexpected end of data.. Put a text"),
         (
             "index,label,text\n0,1,ok\n3,1,Füchse\n".encode("latin-1"),
-            "maybe Latin-1 .byte 0xFC in line 3, .* 'ü'.. Save it",
+            "byte 0xfc in line 3 .* probably Latin-1 .which has 'ü' there.: set --data.noise.encoding latin-1, or save it",
         ),
-        ("index,label\n0,1\n".encode("utf-16"), "it is UTF-16. Save it as UTF-8"),
+        (
+            "index,label\n0,1\n".encode("utf-16"),
+            "probably UTF-16: set --data.noise.encoding utf-16, or save it as UTF-8",
+        ),
     ],
 )
 def test_csv_file_that_cannot_be_read_says_what_it_is(content: bytes, said: str) -> None:
@@ -215,6 +219,54 @@ def test_trailing_commas_and_a_byte_order_mark_change_nothing() -> None:
     assert read("labels.csv") == NOISY
 
 
+@pytest.mark.parametrize("divider", [";", "\t", "|"])
+def test_divider_other_than_a_comma_is_said_once(divider: str, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ["index,label", "7,2", "", "3,0", "12,1", "0,2", ","]
+    Path("labels.csv").write_text("\n".join(lines).replace(",", divider))
+    noise = LabelFileNoise("labels.csv")
+    for _ in range(2):
+        assert noise(CLEAN, 3, index=INDEX).tolist() == NOISY
+    said = f"--data.noise.path labels.csv: columns are divided by {divider!r}, as its first line shows.\n"
+    assert capsys.readouterr().out == said
+
+
+def test_trailing_cells_that_are_left_out_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("labels.csv").write_text("index,label\n7,2,\n3,0,,\n12,1\n0,2\n")
+    assert read("labels.csv") == NOISY
+    assert "empty cells at the end of 2 rows, first in line 2, are left out.\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "cp1252"])
+def test_label_file_is_read_in_the_encoding_that_is_named(encoding: str) -> None:
+    Path("labels.csv").write_text("index,label\n7,über\n3,cat\n12,fox\n0,über\n", encoding=encoding)
+    noise = LabelFileNoise("labels.csv", encoding)
+    noise.class_names = ["cat", "fox", "über"]
+    assert noise(CLEAN, 3, index=INDEX).tolist() == NOISY
+    with pytest.raises(UserError, match=r"--data\.noise\.encoding latin-9000 is not known"):
+        LabelFileNoise("labels.csv", "latin-9000")
+
+
+def test_class_names_that_a_spreadsheet_would_run_are_read_back_from_predictions() -> None:
+    names = ["=cat", "'=fox", "-3"]
+    written = as_csv(INDEX, np.eye(3)[NOISY], names)
+    assert [line.split(",")[2] for line in written.splitlines()[1:]] == ["-3", "'=cat", "''=fox", "-3"]
+    Path("labels.csv").write_text(written.replace("name", "label"), newline="")
+    noise = LabelFileNoise("labels.csv")
+    noise.class_names = names
+    assert noise(CLEAN, 3, index=INDEX).tolist() == NOISY
+    noise.class_names = ["=cat", "other", "-3"]
+    with pytest.raises(UserError, match="which is neither a whole number nor the name of a class"):
+        noise(CLEAN, 3, index=INDEX)
+
+
+def test_name_that_two_classes_may_mean_is_refused() -> None:
+    Path("labels.csv").write_text("index,label\n7,'=a\n3,0\n12,1\n0,2\n")
+    noise = LabelFileNoise("labels.csv")
+    noise.class_names = ["=a", "'=a", "b"]
+    with pytest.raises(UserError, match="original index 7, which is a class, and what is written for the class '=a'"):
+        noise(CLEAN, 3, index=INDEX)
+
+
 def test_other_files_are_refused_without_running_anything() -> None:
     assert "must be a .csv or a .npy file" in refused("labels.txt", "index,label\n")
     assert "cannot be read" in refused("labels.npy", "no array")
@@ -226,7 +278,7 @@ def test_other_files_are_refused_without_running_anything() -> None:
             LabelFileNoise("labels.npy")
     assert not Path("ran").exists()
     Path("labels.csv").write_bytes(b"index,label\n\xff\xfe0,1\n")
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="is not UTF-8"):
         LabelFileNoise("labels.csv")
     with pytest.raises(UserError, match="is no file"):
         LabelFileNoise("nowhere.csv")

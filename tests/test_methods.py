@@ -1,6 +1,9 @@
 """Each method, laid over each data set's configuration, builds and trains through its stages on tiny data."""
 
+import contextlib
+import io
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -67,12 +70,18 @@ def overlaid(data: str, *methods: str) -> list[str]:
     return [word for file in files for word in ("--config", str(file))]
 
 
-def parsed(capsys: pytest.CaptureFixture[str], data: str, *methods: str) -> dict[str, Any]:
-    """Return the stages of a configuration, as `--print_config` shows them."""
-    with pytest.raises(SystemExit) as end:
+@cache
+def printed(data: str, *methods: str) -> str:
+    """Return a configuration, as `--print_config` shows it; many tests look at the same ones."""
+    with pytest.raises(SystemExit) as end, contextlib.redirect_stdout(io.StringIO()) as shown:
         main(["fit", *overlaid(data, *methods), "--print_config"])
     assert end.value.code == 0
-    stages: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    return shown.getvalue()
+
+
+def parsed(data: str, *methods: str) -> dict[str, Any]:
+    """Return the stages of a configuration."""
+    stages: dict[str, Any] = yaml.safe_load(printed(data, *methods))["model"]["init_args"]
     return stages
 
 
@@ -107,10 +116,8 @@ def test_method_trains_through_its_stages(data: str, method: str, roots: dict[st
 
 @pytest.mark.parametrize("data", DATA)
 @pytest.mark.parametrize("method", ["ce", "fw", "gce", "lccn"])
-def test_rival_goes_on_with_the_warm_ups_optimizer_for_the_robust_stages_epochs(
-    data: str, method: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    own, rival = parsed(capsys, data), parsed(capsys, data, method)
+def test_rival_goes_on_with_the_warm_ups_optimizer_for_the_robust_stages_epochs(data: str, method: str) -> None:
+    own, rival = parsed(data), parsed(data, method)
     assert rival["warmup"] == own["warmup"]
     assert rival["robust"]["loss"]["class_path"].endswith(LOSSES[method])
     left = {key: value for key, value in rival["robust"].items() if key != "loss"}
@@ -119,24 +126,24 @@ def test_rival_goes_on_with_the_warm_ups_optimizer_for_the_robust_stages_epochs(
 
 
 @pytest.mark.parametrize("data", DATA)
-def test_dmi_is_what_the_data_sets_configuration_says(data: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert parsed(capsys, data, "dmi") == parsed(capsys, data)
-    refined = parsed(capsys, data, "dmi-refine")
+def test_dmi_is_what_the_data_sets_configuration_says(data: str) -> None:
+    assert parsed(data, "dmi") == parsed(data)
+    refined = parsed(data, "dmi-refine")
     assert refined.pop("refine")["monitor"] == "val/nll"
-    own = parsed(capsys, data)
+    own = parsed(data)
     assert own.pop("refine") is None
     assert refined == own
 
 
-def test_rival_recipes_are_short_and_change_no_loss(capsys: pytest.CaptureFixture[str]) -> None:
+def test_rival_recipes_are_short_and_change_no_loss() -> None:
     assert len(RECIPES) == 3
     for recipe in RECIPES:
         assert len((CONFIGS / "methods" / f"{recipe}.yaml").read_text().splitlines()) <= 10
-    baseline = parsed(capsys, "cifar10", "gce", "recipe-cifar10")["robust"]
-    assert baseline["loss"] == parsed(capsys, "cifar10", "gce")["robust"]["loss"]
+    baseline = parsed("cifar10", "gce", "recipe-cifar10")["robust"]
+    assert baseline["loss"] == parsed("cifar10", "gce")["robust"]["loss"]
     assert (baseline["epochs"], baseline["optimizer"]["init_args"]["lr"]) == (120, 0.01)
     assert baseline["scheduler"]["init_args"]["milestones"] == [40, 80]
-    lccn = parsed(capsys, "cifar10", "lccn", "recipe-cifar10-lccn")["robust"]
+    lccn = parsed("cifar10", "lccn", "recipe-cifar10-lccn")["robust"]
     assert (lccn["epochs"], lccn["optimizer"]["init_args"]["lr"]) == (120, 0.5)
-    mr = parsed(capsys, "mr", "lccn", "recipe-mr-lccn")["robust"]["loss"]["init_args"]
+    mr = parsed("mr", "lccn", "recipe-mr-lccn")["robust"]["loss"]["init_args"]
     assert (mr["refresh_every"], mr["warmup_steps"]) == (100, 1000)

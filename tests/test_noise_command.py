@@ -302,7 +302,7 @@ def test_a_reader_that_has_seen_enough_does_not_keep_the_files_from_being_writte
 def test_help_shows_all_commands_on_one_page(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     page = capsys.readouterr().out
-    assert set(COMMANDS) == {*LDMICLI.subcommands(), "noise", "benchmark"}
+    assert set(COMMANDS) == {*LDMICLI.subcommands(), "noise", "benchmark", "audit", "report", "export"}
     assert all(re.search(rf"^  {command}  ", page, flags=re.MULTILINE) for command in COMMANDS)
     assert max(map(len, page.splitlines())) <= 120
     assert "`ldmi --help`" in error(capsys, "train")

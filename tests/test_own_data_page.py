@@ -73,7 +73,7 @@ def test_csv_with_strings_blanks_and_missing_labels_predicts_new_texts(capsys: p
     assert main([*words, "--trainer.enable_progress_bar", "false"]) == 0
     with (checkpoint().parent / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["index"] for row in rows] == list("0123456")
+    assert [row["row"] for row in rows] == list("0123456")
     assert {row["name"] for row in rows} <= {"bad", "good"}
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from blobs import ADAM, SGD, Blobs, ce, dmi, fit, weights
 from conftest import MakeTrainer
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers import CSVLogger
-from test_module import ADAM, SGD, Blobs, ce, dmi, fit, run_folder, weights
-from test_resume import StopAt, Stopped, same
+from stops import assert_resumes_bit_for_bit
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
@@ -145,14 +145,7 @@ def test_a_run_with_groups_is_resumed_bit_for_bit(epoch: int, make_trainer: Make
         stages = ce(2, optimizer=momentum, scheduler=WarmupCosine), dmi(2, scheduler=HALVE)
         return module(*stages, seed=seed, **{"decay_norms_and_biases": False, **more})
 
-    whole = make()
-    fit(make_trainer, whole, default_root_dir=tmp_path / "whole")
-    with pytest.raises(Stopped):
-        fit(make_trainer, make(), callbacks=[StopAt(epoch)], default_root_dir=tmp_path / "parts")
-    last, resumed = run_folder(tmp_path / "parts") / "last.ckpt", make(seed=2)
-    pl.seed_everything(1, verbose=False)
-    make_trainer(default_root_dir=tmp_path / "parts").fit(resumed, Blobs(), ckpt_path=last)
-    assert same(resumed.state_dict(), whole.state_dict())
+    last = assert_resumes_bit_for_bit(make, epoch, make_trainer, tmp_path)
     for change, said in (
         ({"lr_factors": {"0.*": 0.2, "*.bias": 0.5}}, r"model\.lr_factors\.0\.\* is 0\.2, but was 0\.1"),
         ({"decay_norms_and_biases": True}, r"model\.decay_norms_and_biases is (True|None), but was False"),

@@ -75,11 +75,19 @@ def predict(checkpoint: Path, output: Path, *flags: str) -> "subprocess.Complete
     return subprocess.run([*command, *flags], capture_output=True, text=True, env=env, cwd=checkpoint.parents[2])
 
 
-def test_two_ranks_predict_a_plain_data_set_as_one_does(checkpoint: Path, tmp_path: Path) -> None:
-    for ranks in (1, 2):
-        run = predict(checkpoint, tmp_path / str(ranks), "--trainer.devices", str(ranks))
-        assert (run.returncode, run.stderr) == (0, ""), run.stderr
-        assert run.stdout.startswith("251 predictions: ")
+def test_two_ranks_predict_a_plain_data_set_as_one_does(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = predict(checkpoint, tmp_path / "2", "--trainer.devices", "2")
+    monkeypatch.chdir(checkpoint.parents[2])
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
+    alone = ["predict", "--ckpt_path", str(checkpoint), "--output", str(tmp_path / "1"), "--trainer.devices", "1"]
+    capsys.readouterr()
+    code, printed = main(alone), capsys.readouterr()
+    for returncode, out, err in ((run.returncode, run.stdout, run.stderr), (code, *printed)):
+        assert (returncode, err) == (0, ""), err
+        assert out.startswith("251 predictions: ")
     one, two = (np.load(tmp_path / str(ranks) / "probabilities.npy") for ranks in (1, 2))
     assert one.shape == (251, 10)
     assert np.allclose(one, two, atol=1e-6)

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from blobs import ADAM, Blobs, Watch, blobs, ce, dmi, equal, fit, run_folder, weights
 from conftest import MakeTrainer
-from test_module import ADAM, Blobs, Watch, blobs, ce, dmi, equal, fit, run_folder, weights
-from test_resume import StopAt, Stopped, same
+from stops import StopAt, Stopped, same
 from torch import nn
 
 from ldmi_lightning import LDMIModule, Stage

@@ -1,7 +1,7 @@
 """A run that was stopped and taken up again ends where the uninterrupted one ends, bit for bit."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from conftest import MakeTrainer
 from pytorch_lightning.callbacks import EarlyStopping, Timer
+from stops import StopAt, Stopped, same
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import DataLoader, TensorDataset
@@ -28,22 +29,6 @@ STEP = partial(StepLR, step_size=1, gamma=0.7)
 # Nothing is ever better by 9, so the rate falls after each epoch but a stage's first.
 PLATEAU = partial(ReduceLROnPlateau, mode="max", factor=0.7, patience=0, threshold=9.0, threshold_mode="abs")
 FILES = [f"{name}.ckpt" for name in ("last", "robust-best", "robust-last", "warmup-best", "warmup-last")]
-
-
-class Stopped(Exception):
-    """What interrupts a run in these tests."""
-
-
-class StopAt(pl.Callback):
-    """Interrupts the run in an epoch (from 0), at a hook of that name."""
-
-    def __init__(self, epoch: int, hook: str = "on_train_epoch_start") -> None:
-        setattr(self, hook, self._stop)
-        self.epoch = epoch
-
-    def _stop(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.current_epoch == self.epoch and not trainer.sanity_checking:
-            raise Stopped
 
 
 class Batches(pl.Callback):
@@ -99,15 +84,6 @@ def uninterrupted(make_trainer: MakeTrainer, root: Path, stages: tuple[Stage, St
     module = ldmi(*stages)
     make_trainer(default_root_dir=root).fit(module, digits())
     return module
-
-
-def same(one: Any, other: Any) -> bool:
-    """Whether two nests of plain values and tensors are equal, bit for bit."""
-    if isinstance(one, Mapping):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(same, one, other))
-    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
 def assert_same_run(one: LDMIModule, one_root: Path, other: LDMIModule, other_root: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import MakeTrainer
-from test_resume import StopAt, Stopped
+from stops import StopAt, Stopped
 from torch import Tensor, nn
 
 from ldmi_lightning import LDMIModule, Stage

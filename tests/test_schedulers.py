@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from blobs import Blobs, ce, dmi, fit, foreign_loaders, ldmi, run_folder
 from conftest import MakeTrainer
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
-from test_module import Blobs, ce, dmi, fit, foreign_loaders, ldmi, run_folder
-from test_resume import StopAt, Stopped, same
+from stops import StopAt, Stopped, same
 from torch import nn
 from torch.optim.lr_scheduler import ExponentialLR, OneCycleLR, ReduceLROnPlateau
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="fi
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 FIT = [
     *("--config", str(CONFIG), "--trainer.accelerator", "cpu", "--trainer.devices", "2"),
-    *("--model.warmup.epochs", "12", "--model.robust.epochs", "12", "--trainer.enable_progress_bar", "false"),
+    *("--model.warmup.epochs", "5", "--model.robust.epochs", "5", "--trainer.enable_progress_bar", "false"),
 ]
 SECONDS_TO_END = 15
 TWENTY = [pytest.mark.kills, pytest.mark.slow]
@@ -96,12 +96,17 @@ def _runs(pid: int) -> bool:
     return False
 
 
+Whole = tuple[dict[str, Tensor], float, float]
+
+
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], float]:
-    """The last weights of a run that nobody interrupts, and how long it took."""
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """The last weights of a run that nobody interrupts, how long it took, and how much of that it trained."""
     command, begun = TwoRanks(tmp_path_factory.mktemp("whole")), time.monotonic()
+    command.wait_for_training()
+    trains = time.monotonic()
     assert command.process.wait() == 0, command.printed()
-    return weights(command.root), time.monotonic() - begun
+    return weights(command.root), time.monotonic() - begun, time.monotonic() - trains
 
 
 def weights(root: Path) -> dict[str, Tensor]:
@@ -122,12 +127,10 @@ def resumes_to(expected: dict[str, Tensor], root: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=TWENTY) for seed in range(1, 22))])
-def test_sigterm_to_either_rank_at_any_moment_ends_both(
-    seed: int, whole: tuple[dict[str, Tensor], float], tmp_path: Path
-) -> None:
-    chance, (expected, seconds) = random.Random(seed), whole
+def test_sigterm_to_either_rank_at_any_moment_ends_both(seed: int, whole: Whole, tmp_path: Path) -> None:
+    chance, (expected, seconds, training_seconds) = random.Random(seed), whole
     rank, trains = seed % 2, seed % 4 < 2  # half of them while it trains, which is the smaller part of so short a run
-    wait = chance.uniform(0, 3 if trains else 0.95 * seconds)
+    wait = chance.uniform(0, 0.5 * training_seconds if trains else 0.95 * seconds)
     for attempt in range(5):
         root = tmp_path / str(attempt)
         command = TwoRanks(root)
@@ -145,9 +148,7 @@ def test_sigterm_to_either_rank_at_any_moment_ends_both(
 
 
 @pytest.mark.parametrize("rank", [pytest.param(0, marks=TWENTY), 1])
-def test_a_killed_rank_leaves_no_other_waiting(
-    rank: int, whole: tuple[dict[str, Tensor], float], tmp_path: Path
-) -> None:
+def test_a_killed_rank_leaves_no_other_waiting(rank: int, whole: Whole, tmp_path: Path) -> None:
     command = TwoRanks(tmp_path)
     command.wait_for_training()
     command.send(signal.SIGKILL, rank)

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from stops import same
 from test_files import room
-from test_resume import same
 
 from ldmi_lightning.commands import main
 from ldmi_lightning.datamodules import DigitsDataModule

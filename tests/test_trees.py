@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from blobs import ADAM, SGD, blobs, ce, equal, run_folder, weights
 from conftest import MakeTrainer
 from own_methods import MovingTargets, TwoOfTwo
-from test_module import ADAM, SGD, blobs, ce, equal, run_folder, weights
-from test_resume import StopAt, Stopped, same
+from stops import StopAt, Stopped, same
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 

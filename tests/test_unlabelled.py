@@ -14,8 +14,8 @@ import torch
 import writers
 
 from ldmi_lightning.commands import main
+from ldmi_lightning.csv_file import read_csv
 from ldmi_lightning.datamodules import HFDataModule, NoisyDataModule
-from ldmi_lightning.datamodules.csv_file import read_csv
 from ldmi_lightning.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("hub_of_its_own")
@@ -143,7 +143,7 @@ def test_labels_in_a_csv_stay_as_they_are_written(tmp_path: Path, labels: list[s
 
 def read(tmp_path: Path, content: bytes, encoding: str = "utf-8") -> dict[str, list[str]]:
     (tmp_path / "it.csv").write_bytes(content)
-    return read_csv(tmp_path / "it.csv", ["text", "label"], encoding).cells
+    return read_csv(tmp_path / "it.csv", ["text", "label"], encoding, option="--data.encoding").cells
 
 
 @pytest.mark.parametrize(
@@ -171,9 +171,9 @@ def test_csv_is_read_cell_by_cell_as_it_stands(tmp_path: Path, content: bytes, c
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("text,label\na,1\ncafé,1\n".encode("latin-1"), "0xe9 in line 3 .* probably Latin-1: set --data.encoding latin-1"),
+        ("text,label\na,1\ncafé,1\n".encode("latin-1"), "0xe9 in line 3 .* probably Latin-1 .* set --data.encoding latin-1"),
         ("text,label\na,1\n".encode("utf-16"), "probably UTF-16: set --data.encoding utf-16"),
-        (b"text,label,label\na,1,2\n", "names the column label twice"),
+        (b"text,label,label\na,1,2\n", "names the column label 2 times"),
         (b"text,label\na,1\nb,c,2\n", "it.csv, line 3 has 3 cells, but the first line names 2 columns"),
         (b'text,label\n"a\nb",1\n"c\n,2\n', "it.csv, line 4 cannot be read .*unexpected end of data"),
         (b'text,label\n"a"b,1\n', "it.csv, line 2 cannot be read"),

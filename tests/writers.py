@@ -1,6 +1,7 @@
 """Small data sets, written in the layouts that the datamodules read."""
 
 import io
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import datasets
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from ldmi_lightning.datamodules.clothing1m_lists import AUTHORS
 
 Rows = Mapping[str, Sequence[Any]]
 
@@ -105,4 +108,19 @@ def write_clothing1m(folder: Path, sizes: Mapping[str, int]) -> Path:
             (folder / name).write_bytes(encoded(picture(rng, i % 14 / 14, (*rng.randint(40, 90, 2), 3)), "jpeg"))
             lines.append(f"{name} {i % 14}\n")
         (folder / "annotations" / lists[split]).write_text("".join(lines))
+    return folder
+
+
+def write_official(folder: Path, sizes: dict[str, int]) -> Path:
+    """Write Clothing1M's tree with the data set's own lists, whose labels stand in another order."""
+    write_clothing1m(folder, sizes)
+    labels: dict[str, list[str]] = {"noisy": [], "clean": []}
+    for name in AUTHORS.values():
+        lines = (folder / "annotations" / name).read_text().splitlines()
+        labels[name[:5]] += lines
+        keys = "".join(f"{line.split()[0]}\n" for line in lines)
+        (folder / f"{name.removesuffix('.txt')}_key_list.txt").write_text(keys)
+    for kind, lines in labels.items():
+        (folder / f"{kind}_label_kv.txt").write_text("".join(f"{line}\n" for line in sorted(lines)))
+    shutil.rmtree(folder / "annotations")
     return folder

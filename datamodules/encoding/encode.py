@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from ldmi_lightning.batch import Batch
 from ldmi_lightning.datamodules.loaders import IndexLoader, ResidentLoader, Split
-from ldmi_lightning.datamodules.saying import say
 from ldmi_lightning.datamodules.streamed import ImageFiles, StreamedLoader
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.inputs import tensors_in
+from ldmi_lightning.inputs import num_samples, take, tensors_in
 from ldmi_lightning.ranks import sum_over_ranks
+from ldmi_lightning.saying import say
 from ldmi_lightning.seeding import derived_seed
 
 from .cache import FeatureFolder
@@ -192,6 +192,27 @@ def encode_batch(encoder: nn.Module, x: Any) -> tuple[Tensor, torch.Size]:
             "module that pools, or takes what is wanted out; for texts there is ldmi_lightning.models.TextEncoder."
         )
     return features.float(), given.shape
+
+
+class Encoding(nn.Module):
+    """A frozen encoder, which sees as many samples at a time as it does for a data set.
+
+    Args:
+        encoder: in eval mode.
+        dtype: as which features are kept, so that those of new samples are rounded alike.
+
+    >>> Encoding(nn.Flatten(), torch.float32)(torch.zeros(2, 3, 4)).shape
+    torch.Size([2, 12])
+    """
+
+    def __init__(self, encoder: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.encoder, self.dtype = encoder, dtype
+
+    def forward(self, x: Any) -> Tensor:
+        """Return features, shape ``(B, D)``."""
+        parts = [take(x, slice(begin, begin + BATCH)) for begin in range(0, num_samples(x), BATCH)]
+        return torch.cat([encode_batch(self.encoder, part)[0].to(self.dtype) for part in parts])
 
 
 def _rows(

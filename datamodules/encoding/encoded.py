@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -9,36 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from ldmi_lightning.datamodules.base import NoisyDataModule
+from ldmi_lightning.datamodules.fold_splits import FOLD, fold_identity
+from ldmi_lightning.datamodules.folds import LEARNT_FROM
+from ldmi_lightning.datamodules.known_inputs import KnownInputs
 from ldmi_lightning.datamodules.loaders import IndexLoader, Split
-from ldmi_lightning.datamodules.saying import say
+from ldmi_lightning.datamodules.shown import originals_among
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.models.encoders import without_head
 from ldmi_lightning.noise import Noise, NoNoise
+from ldmi_lightning.originals import Originals
+from ldmi_lightning.saying import say
 from ldmi_lightning.seeding import base_seed
 
-from .encode import Place
+from .encode import Encoding, Place
 from .features import Features
+from .rows import Unencoded, rows_of, unencoded
 from .transforms import PassesLoader, Standardise, mean_and_deviation
 
 FloatType = Literal["float32", "float16"]
-
-
-class Unencoded:
-    """Inputs of a split that have not been encoded yet.
-
-    Args:
-        samples: N.
-    """
-
-    def __init__(self, samples: int) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return self.samples
-
-
-def _unencoded(split: Split) -> Split:
-    return Split(Unencoded(len(split)), split.y, split.y_clean, split.original_index)
 
 
 class EncodedDataModule(NoisyDataModule):
@@ -114,11 +103,12 @@ class EncodedDataModule(NoisyDataModule):
             self.data.trainer = self.trainer
             self.data.setup(stage)
             self._take_labels()
+            self.leave_out()  # before anything is encoded
         if stage == "fit" and self.trainer is not None:
             self.encode("train", "val")
 
     def _take_labels(self) -> None:
-        self.splits = {name: _unencoded(split) for name, split in self.data.splits.items()}
+        self.splits = {name: unencoded(name, split) for name, split in self.data.splits.items()}
         self._report = self.data.noise_report()
         self._identity = self._augmented = None
         self.num_classes, self.class_names = self.data.num_classes, self.data.class_names
@@ -129,19 +119,35 @@ class EncodedDataModule(NoisyDataModule):
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same when a run is resumed: what the data set says, and how it is encoded."""
-        return self.data.identity() | {
-            "data.encoder (weights and settings, SHA-256)": self.features.encoder_key,
-            "data.dtype": self.features.dtype,
-            "data.passes": self.features.passes,
-            "data.image_size": self.features.image_size,
-            "data.features": "standardised by the training set",
-        }
+        return (
+            fold_identity(self.fold, self.splits)
+            | self.data.identity()
+            | {
+                "data.encoder (weights and settings, SHA-256)": self.features.encoder_key,
+                "data.dtype": self.features.dtype,
+                "data.passes": self.features.passes,
+                "data.image_size": self.features.image_size,
+                "data.features": "standardised by the training set",
+            }
+        )
+
+    def originals(self, split: str) -> Originals:
+        """Return what the data set's samples of a split were before they became numbers."""
+        among = LEARNT_FROM if split in (*LEARNT_FROM, FOLD) else (split,)
+        parts = [(self.data.splits[name].original_index, self.data.originals(name)) for name in among]
+        return originals_among(self.splits[split].original_index, parts)
+
+    def column(self, name: str) -> Sequence[Any]:
+        """Return a column of the data set's table, by original index."""
+        return self.data.column(name)
 
     # -- features -----------------------------------------------------------------------------------------------------
 
     @cached_property
     def num_features(self) -> int:
         """D; where no feature is known yet, a few samples are encoded to learn it."""
+        if self._standard is not None:  # of a checkpoint
+            return len(self._standard.mean)
         if not self.splits:
             self.prepare_data()
             self.setup("")
@@ -156,11 +162,14 @@ class EncodedDataModule(NoisyDataModule):
                 self._encode(name)
 
     def _encode(self, name: str) -> None:
-        found, split = self.features.of(name, self._place()), self.splits[name]
-        labels = (split.y, split.y_clean, split.original_index)
-        self.splits[name] = Split(found.plain, *(each if found.kept is None else each[found.kept] for each in labels))
+        """Encode the splits of the data set that a split comes from, which are those of all folds, and take its rows."""
+        split = self.splits[name]
+        found = [rows_of(self.features.of(part, self._place()), where) for part, where in split.x.parts]
+        plain = found[0][0] if len(found) == 1 else torch.cat([features for features, _, _ in found])
+        read = torch.cat([each for _, _, each in found])
+        self.splits[name] = Split(plain, *(each[read] for each in (split.y, split.y_clean, split.original_index)))
         if name == "train":
-            self._augmented = found.augmented
+            self._augmented = found[0][1]
 
     def _remarks_once(self) -> list[str]:
         if self._remarks is None:
@@ -182,6 +191,15 @@ class EncodedDataModule(NoisyDataModule):
             self._standard = Standardise(*mean_and_deviation(self.splits["train"].x))
         return copy.deepcopy(self._standard)  # loaders move theirs to their device
 
+    def new_from(self) -> KnownInputs:
+        """Return the data set, which says how new samples are read."""
+        return self.data
+
+    def new_transform(self) -> nn.Module:
+        """Return what the data set does to inputs, the encoder, and the standardisation, in one module."""
+        encoding = Encoding(self.encoder, getattr(torch, self.features.dtype))
+        return nn.Sequential(self.features.transform(), encoding, self.eval_transform())
+
     def train_dataloader(self) -> IndexLoader:
         """Return the training batches; of augmented passes one for each sample, or two where a method wants two views."""
         self.encode("train")
@@ -201,7 +219,7 @@ class EncodedDataModule(NoisyDataModule):
         """Return the name of the split that the data set predicts."""
         name = self.data.predicted_split()
         if name not in self.splits:
-            self.splits[name] = _unencoded(self.data.splits[name])
+            self.splits[name] = unencoded(name, self.data.splits[name])
         return name
 
     def _loader(self, name: str, transform: nn.Module, **options: Any) -> IndexLoader:
@@ -244,6 +262,7 @@ class EncodedDataModule(NoisyDataModule):
             self.data.load_state_dict(inner)
             if self.data.splits is not before:  # read anew, by the checkpoint's words
                 self._take_labels()
+                self.leave_out()
         if "mean" in state_dict:
             self._standard = Standardise(state_dict["mean"], state_dict["std"])
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from ldmi_lightning import cpu_speed
 from ldmi_lightning.datamodules.base import NoisyDataModule
 from ldmi_lightning.datamodules.fingerprints import described
-from ldmi_lightning.datamodules.saying import say
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.models.encoders import expected_colours
+from ldmi_lightning.saying import say
 
 from .cache import SHARD, FeatureFolder, key_of
 from .digest import encoder_code, encoder_digest, encoder_versions, stored_digest
@@ -124,12 +124,16 @@ class Features:
 
     def made_by(self, name: str, number: int) -> Pass:
         """Return the pass over a split, as it is or augmented, that makes features."""
-        transform = self.data.train_transform() if number else self.data.eval_transform()
+        return Pass(name, number, self.data.splits[name], self.transform(number > 0), self.data.num_workers)
+
+    def transform(self, augmented: bool = False) -> nn.Module:
+        """Return what turns stored inputs into the encoder's."""
+        transform = self.data.train_transform() if augmented else self.data.eval_transform()
         if (colours := expected_colours(self.encoder)) is not None:
             transform, _ = with_colours(transform, *colours)
         if self.image_size is not None:
             transform = nn.Sequential(transform, Resize(self.image_size))
-        return Pass(name, number, self.data.splits[name], transform, self.data.num_workers)
+        return transform
 
     def folder(self, run: Pass) -> FeatureFolder:
         """Return where a pass is kept: its name stands for all that the features depend on."""

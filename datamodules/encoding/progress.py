@@ -5,7 +5,7 @@ import time
 
 from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 
-from ldmi_lightning.datamodules.saying import say
+from ldmi_lightning.saying import say
 
 LINE_SECONDS = 30.0
 

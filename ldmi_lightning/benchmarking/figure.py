@@ -1,4 +1,4 @@
-"""The figure of a grid, in the style of the paper's: accuracy against r, a line for each method."""
+"""The figure of a grid: accuracy against r, in the style of the paper's, or beside each kind of labels that has no r."""
 
 import io
 import itertools
@@ -23,13 +23,13 @@ FINE = np.linspace(0, 1, 201)
 
 
 def draw(rows: Sequence[Row], cells: Sequence[Cell], results: Mapping[str, Mapping[str, Any]]) -> bytes | None:
-    """Draw a panel for each data set and noise pattern, as a PNG; ``None`` where nothing has a rate, or nothing is done.
+    """Draw a panel for each data set and noise pattern, as a PNG; ``None`` where nothing is done.
 
-    Where T is not diagonally dominant the background is grey. Bars are standard deviations over seeds; dotted lines are
-    the paper's.
+    Patterns without a rate stand beside each other in one panel for each data set. Where T is not diagonally dominant the
+    background is grey. Bars are standard deviations over seeds; dotted lines are the paper's.
     """
-    drawn = [row for row in rows if row.rate is not None and row.figures["test_acc"].mean is not None]
-    panels = [(key, list(same)) for key, same in itertools.groupby(drawn, lambda row: (row.data, row.noise))]
+    drawn = [row for row in rows if row.figures["test_acc"].mean is not None]
+    panels = [(key, list(same)) for key, same in itertools.groupby(drawn, _panel)]
     if not panels:
         return None
     columns = min(COLUMNS, len(panels))
@@ -42,12 +42,16 @@ def draw(rows: Sequence[Row], cells: Sequence[Cell], results: Mapping[str, Mappi
     for unused in grid[len(panels) :]:
         unused.remove()
     for axes, ((data, noise), same) in zip(grid, panels, strict=False):
-        axes.set_title(f"{data}: {noise}", fontsize=10)
-        axes.set_xlim(min(rates) - 0.05, max(rates) + 0.05)
-        axes.set_xlabel("noise amount r")
+        axes.set_title(f"{data}: {noise}" if noise else data, fontsize=10)
         axes.set_ylabel("test accuracy, %")
         axes.grid(alpha=0.3)
-        _shade(axes, [cell for cell in cells if (cell.data, cell.noise) == (data, noise)], results)
+        if noise:
+            axes.set_xlim(min(rates) - 0.05, max(rates) + 0.05)
+            axes.set_xlabel("noise amount r")
+            _shade(axes, [cell for cell in cells if (cell.data, cell.noise) == (data, noise)], results)
+        else:
+            _draw_patterns(axes, same, methods)
+            continue
         for method, of_method in itertools.groupby(sorted(same, key=lambda row: row.method), lambda row: row.method):
             _draw_method(axes, method, list(of_method), methods)
     handles = {
@@ -60,6 +64,37 @@ def draw(rows: Sequence[Row], cells: Sequence[Cell], results: Mapping[str, Mappi
     return png.getvalue()
 
 
+def _panel(row: Row) -> tuple[str, str]:
+    """Return what stands in one panel: a data set and a pattern; all patterns without a rate together."""
+    return row.data, row.noise if row.rate is not None else ""
+
+
+def _style(method: str, methods: Sequence[str]) -> tuple[str, str]:
+    styled = [*KNOWN, *(each for each in methods if each not in KNOWN)]
+    return STYLES[styled.index(method) % len(STYLES)]
+
+
+def _draw_patterns(axes: Axes, rows: Sequence[Row], methods: Sequence[str]) -> None:
+    """Draw the patterns of a data set that have no rate, side by side."""
+    patterns = list(dict.fromkeys(row.noise for row in rows))
+    axes.set_xticks(range(len(patterns)), patterns, rotation=0 if len(patterns) < 7 else 45)
+    axes.set_xlim(-0.5, len(patterns) - 0.5)
+    shown = list(dict.fromkeys(row.method for row in rows))
+    for place, method in enumerate(shown):
+        shift = 0.6 * ((place + 0.5) / len(shown) - 0.5)  # beside each other, not one over the other
+        of_method = [row for row in rows if row.method == method]
+        x = [patterns.index(row.noise) + shift for row in of_method]
+        accuracy = [100 * (row.figures["test_acc"].mean or 0) for row in of_method]
+        if method not in methods:
+            axes.plot(x, accuracy, color="0.45", marker="_", markersize=8, linestyle="", label=method)
+            continue
+        colour, marker = _style(method, methods)
+        bars = [100 * (row.figures["test_acc"].std or 0) for row in of_method]
+        axes.errorbar(
+            x, accuracy, bars, color=colour, marker=marker, markersize=5, capsize=3, linestyle="", label=method
+        )
+
+
 def _draw_method(axes: Axes, method: str, rows: Sequence[Row], methods: Sequence[str]) -> None:
     points = sorted((float(row.rate), *row.figures["test_acc"]) for row in rows if row.rate is not None)
     r, mean, std = zip(*points, strict=True)
@@ -67,8 +102,7 @@ def _draw_method(axes: Axes, method: str, rows: Sequence[Row], methods: Sequence
     if method not in methods:
         axes.plot(r, accuracy, color="0.45", linestyle="--", linewidth=1, label=method, zorder=1)
         return
-    styled = [*KNOWN, *(each for each in methods if each not in KNOWN)]
-    colour, marker = STYLES[styled.index(method) % len(STYLES)]
+    colour, marker = _style(method, methods)
     bars = [100 * (value or 0) for value in std] if any(std) else None
     axes.errorbar(r, accuracy, bars, color=colour, marker=marker, markersize=5, capsize=3, linewidth=1.5, label=method)
     paper = sorted((row.rate, row.paper) for row in rows if row.rate is not None and row.paper is not None)

@@ -1,5 +1,6 @@
 """The file that describes a grid of runs, read and checked, and the cells that it asks for."""
 
+import copy
 import difflib
 import importlib
 import inspect
@@ -232,7 +233,7 @@ def _flow(value: Any) -> str:
 
 def fill_in(config: Mapping[str, Any], rate: float | None, seed: int) -> dict[str, Any]:
     """Return the configuration of one cell: its rate, and its seed as the run's and the noise's."""
-    filled: dict[str, Any] = yaml.safe_load(yaml.safe_dump(dict(config)))
+    filled = copy.deepcopy(dict(config))
     filled["seed_everything"] = seed
     noise = (filled["data"].get("init_args") or {}).get("noise")
     arguments = (noise or {}).get("init_args") or {}

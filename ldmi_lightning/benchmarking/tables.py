@@ -10,6 +10,7 @@ from ldmi_lightning.benchmarking import published
 from ldmi_lightning.benchmarking.cells import Cell
 from ldmi_lightning.benchmarking.chosen import Chosen, mean_regrets, tally
 from ldmi_lightning.benchmarking.summary import FIGURES, Row, Spread
+from ldmi_lightning.csv_file import safe_cell
 from ldmi_lightning.runs.folder import LOG
 
 HEADS = (
@@ -141,7 +142,10 @@ def _plus_minus(spread: Spread, form: str) -> str:
 
 
 def comma_separated(rows: Sequence[Row]) -> str:
-    """Return ``table.csv``: shares as in ``results.json``, the paper's accuracy too; empty for what is not known."""
+    """Return ``table.csv``: shares as in ``results.json``, the paper's accuracy too; empty for what is not known.
+
+    Names that a spreadsheet would run stand after a single quote.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     figures = [f"{figure}_{of}" for figure in FIGURES for of in Spread._fields]
@@ -156,7 +160,8 @@ def comma_separated(rows: Sequence[Row]) -> str:
         known = any(row.chosen)
         writer.writerow(
             [
-                *(row.data, row.noise, row.rate, row.dominant, row.method, row.stage, row.loss, len(row.seeds)),
+                *(safe_cell(row.data), safe_cell(row.noise), row.rate, row.dominant, safe_cell(row.method)),
+                *(safe_cell(row.stage), safe_cell(row.loss), len(row.seeds)),
                 *(" ".join(map(str, row.seeds)), row.selected_by, " ".join(map(str, row.best_epochs))),
                 *(None if value is None else f"{value:.6f}" for value in numbers),
                 None if row.paper is None else f"{row.paper / 100:.4f}",

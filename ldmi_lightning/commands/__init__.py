@@ -35,13 +35,23 @@ COMMANDS = {
         "ldmi_lightning.commands.evaluate", "show a checkpoint's val/acc, val/log_dmi, ... on the validation set"
     ),
     "test": Command("ldmi_lightning.commands.evaluate", "show a checkpoint's accuracy on the test set"),
-    "predict": Command("ldmi_lightning.commands.predict", "write a checkpoint's predictions of the test set to files"),
+    "predict": Command(
+        "ldmi_lightning.commands.predict",
+        "write a checkpoint's predictions of the test set, or of new samples, to files",
+    ),
     "noise": Command(
         "ldmi_lightning.commands.noise",
         "show what label noise does to a data set, and keep the labels, without training",
     ),
+    "audit": Command("ldmi_lightning.commands.audit", "find the labels that are wrong, and write a clean label file"),
     "benchmark": Command(
         "ldmi_lightning.commands.benchmark", "carry out a grid of runs, and write its table and figure"
+    ),
+    "report": Command(
+        "ldmi_lightning.commands.report", "write one page of HTML on a run, or on several runs side by side"
+    ),
+    "export": Command(
+        "ldmi_lightning.commands.export", "write a run's model as an ONNX graph, for programs without this package"
     ),
 }
 

@@ -15,7 +15,14 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 import ldmi_lightning.losses
 import ldmi_lightning.models  # noqa: F401  (short class names need the modules imported)
 from ldmi_lightning.commands.from_data import TARGETS, given_in, may_be_given
-from ldmi_lightning.commands.options import DEFAULT_DATA, DEFAULT_MODEL, DEFAULT_SEED, DESCRIPTIONS
+from ldmi_lightning.commands.options import (
+    DEFAULT_DATA,
+    DEFAULT_MODEL,
+    DEFAULT_SEED,
+    DESCRIPTIONS,
+    FOLD_OPTIONS,
+    RUN,
+)
 from ldmi_lightning.commands.parser import Parser
 from ldmi_lightning.commands.parsing import (
     add_own_config,
@@ -53,6 +60,8 @@ def make_parser(command: str) -> Parser:
             default=None,
             help="Folder of finished stages, shared by runs that differ in later ones only (default: none).",
         )
+    for name in FOLD_OPTIONS:  # also of those that use a model: a run's config.yaml holds them
+        parser.add_argument(f"--{name}", type=str | None, default=None, help=RUN[name].help)
     if command == "predict":
         parser.add_argument(
             "--output",
@@ -60,6 +69,7 @@ def make_parser(command: str) -> Parser:
             default=None,
             help="Folder for the predictions (default: beside the checkpoint).",
         )
+        parser.add_argument("--input", type=str | None, default=None, help=RUN["input"].help)
     parser.set_defaults({"data": DEFAULT_DATA, "model": DEFAULT_MODEL})
     return parser
 

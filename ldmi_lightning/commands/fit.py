@@ -17,15 +17,19 @@ from ldmi_lightning.callbacks import JointMatrixLogger, WandbRecord
 from ldmi_lightning.checkpoints import read_checkpoint
 from ldmi_lightning.commands.configuration import as_plain, in_order, name_run, repeatable, write_yaml
 from ldmi_lightning.commands.description import describe
-from ldmi_lightning.commands.lightning import LDMICLI, Run, carry_out, is_rank_zero, say
+from ldmi_lightning.commands.lightning import LDMICLI, Run, carry_out, is_rank_zero
+from ldmi_lightning.commands.row_outputs import outputs_of, stage_of_outputs
 from ldmi_lightning.commands.stage_keeper import StageKeeper
 from ldmi_lightning.commands.testing import kind_of_test_labels, test_stages
 from ldmi_lightning.datamodules import NoisyDataModule
+from ldmi_lightning.datamodules.fold_splits import FOLD
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.runs import results
+from ldmi_lightning.runs import outputs, results
 from ldmi_lightning.runs.folder import CONFIG, JOINT, LAST, RESULTS, claim, is_run_folder, make_run_folder
 from ldmi_lightning.runs.loggers import RunCSVLogger, logger_config, offline_runs, open_wandb
+from ldmi_lightning.runs.outputs import OUTPUTS
 from ldmi_lightning.runs.stage_cache import StageCache, keys_of
+from ldmi_lightning.saying import say
 from ldmi_lightning.training.compat import callbacks_of, is_fast_dev_run
 from ldmi_lightning.training.module import LDMIModule
 from ldmi_lightning.training.stage_loop import NO_CHECKPOINT, StageCheckpoint
@@ -87,7 +91,7 @@ class FitCLI(LDMICLI):
         """Save checkpoints, the configuration and U, unless the user has switched it off."""
         config, callbacks = self.config_init.trainer, list[Callback]()
         if not config.fast_dev_run and config.enable_checkpointing is not False:
-            callbacks.append(StageCheckpoint(self.run.folder))
+            callbacks.append(StageCheckpoint(self.run.folder, curves=True))
         if self.run.folder is not None and not self.run.made_folder:
             callbacks.append(KeepConfig(self.run.folder, self.plain_config))
         if config.logger is not False:
@@ -195,8 +199,10 @@ def conclude(cli: FitCLI, begun: float) -> None:
             say(NO_CHECKPOINT)
         return
     stages = test_stages(cli.trainer, module, cli.datamodule, cli.saving)
+    keep_fold(cli, cli.saving)
     if folder is None:  # another rank than 0
         return
+    names = list(getattr(cli.datamodule, "class_names", []))
     found = results.collect(
         data=type(cli.datamodule).__name__,
         seed=cli.config.seed_everything,
@@ -205,9 +211,10 @@ def conclude(cli: FitCLI, begun: float) -> None:
         chosen=module.chosen,
         choice=module.choice,
         wall_time_s=time.monotonic() - begun,
+        class_names=names,
     )
     WandbRecord.record_transitions(cli.trainer, stages)
-    draw_joints(module, folder, list(getattr(cli.datamodule, "class_names", [])))
+    draw_joints(module, folder, names)
     say(f"\n{results.table(stages, module.chosen, module.choice)}\n")
     for name, stage in stages.items():
         if stage.get("transition_error") is not None:
@@ -218,6 +225,19 @@ def conclude(cli: FitCLI, begun: float) -> None:
         say(f"`wandb sync {offline}` sends the offline run to W&B.")
     results.write_json(found, folder / RESULTS)
     say(f"Run folder: {folder}")
+
+
+def keep_fold(cli: FitCLI, saving: StageCheckpoint) -> None:
+    """Keep the probabilities of the rows of the fold that was held out, if one was."""
+    module, data = cli.model, cli.datamodule
+    if not isinstance(data, NoisyDataModule) or data.fold is None:
+        return
+    stage = stage_of_outputs(dict(module.losses.items()), module.chosen or module.progress.stage)
+    kept = [path for which in ("best", "last") if (path := saving.path_of(stage[0], which)).is_file()]
+    found = outputs_of(cli.trainer, module, data, kept[0], stage, [FOLD])
+    if cli.run.folder is not None:
+        outputs.write(cli.run.folder, found)
+        say(f"{cli.run.folder / OUTPUTS}: what {stage[0]} says of the {len(found.splits[FOLD].index):,} rows held out.")
 
 
 def draw_joints(module: LDMIModule, folder: Path, names: list[str]) -> None:

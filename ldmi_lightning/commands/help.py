@@ -65,7 +65,8 @@ def command_page(command: str, everything: bool = False) -> str:
         everything: whether all of the Trainer's options are listed.
     """
     own = [each for each in options.RUN.values() if not each.only or command in each.only]
-    own = [each for each in own if everything or each.name not in options.SELDOM]
+    seldom = options.SELDOM if command == "fit" else (*options.SELDOM, *options.SELDOM_AFTER_FIT)
+    own = [each for each in own if everything or each.name not in seldom]
     groups = [
         Group("run", [Row(each.name, each.takes, each.help) for each in own]),
         Group("data", data_rows()),

@@ -26,6 +26,9 @@ from ldmi_lightning.commands.parser import Parser
 from ldmi_lightning.commands.parsing import one_line
 from ldmi_lightning.commands.quiet import quieten
 from ldmi_lightning.commands.signals import ENDING, Stopped
+from ldmi_lightning.datamodules import NoisyDataModule
+from ldmi_lightning.datamodules.fold_splits import hold_out
+from ldmi_lightning.datamodules.folds import Fold
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.ranks import leave
 from ldmi_lightning.runs.loggers import close_wandb
@@ -113,6 +116,7 @@ class LDMICLI(LightningCLI):
         """Make the objects, the data first, of which the model is told; a mistake comes out as its finder has said it."""
         try:
             self.datamodule = self.parser.instantiate_classes(Namespace(data=self.config.data)).data
+            hold_fold_out(self.datamodule, self.config)
             self.parser.told = told(self.config, self.parser.given, self.datamodule)
             config = self.config.clone()
             config.data = self.datamodule
@@ -150,6 +154,21 @@ class LDMICLI(LightningCLI):
         """Return what the Trainer's method of the command's name is called with."""
         own = {key: self.config_init[key] for key in TRAINER_ARGUMENTS if key in self.config_init}
         return {"model": self.model, "datamodule": self.datamodule, **own}
+
+
+def hold_fold_out(data: pl.LightningDataModule, config: Namespace) -> None:
+    """Let the data hold out the fold that the configuration names, if it names one."""
+    if config.fold is None:
+        if config.group is not None:
+            raise UserError(
+                f"--group {config.group} keeps rows in one fold, but there are no folds: give --fold K/N, too."
+            )
+        return
+    if not isinstance(data, NoisyDataModule):
+        raise UserError(
+            f"--fold needs a NoisyDataModule, which tells its rows apart, but got {type(data).__name__}. Leave it out."
+        )
+    hold_out(data, Fold.parse(config.fold, config.seed_everything, config.group))
 
 
 TRAINER_ARGUMENTS = ("ckpt_path", "weights_only", "verbose")
@@ -226,9 +245,3 @@ def carry_out(command: Callable[[Run], None]) -> int:
 def is_rank_zero() -> bool:
     """Whether this process is the one that writes; known from the environment before the Trainer exists."""
     return getattr(rank_zero_only, "rank", 0) == 0
-
-
-@rank_zero_only
-def say(text: str) -> None:
-    """Print for the user, once."""
-    print(text, flush=True)

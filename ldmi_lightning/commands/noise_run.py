@@ -12,7 +12,7 @@ from ldmi_lightning import files, pictures
 from ldmi_lightning.commands.configuration import in_order
 from ldmi_lightning.commands.noise_help import DATA, DESCRIPTION, LABELS, OPTIONS, PICTURE
 from ldmi_lightning.commands.noise_summary import describe, look
-from ldmi_lightning.commands.options import DEFAULT_DATA, DEFAULT_SEED
+from ldmi_lightning.commands.options import DEFAULT_DATA, DEFAULT_SEED, FOLD_OPTIONS
 from ldmi_lightning.commands.output import show
 from ldmi_lightning.commands.parser import Parser
 from ldmi_lightning.commands.parsing import check_seed
@@ -20,7 +20,7 @@ from ldmi_lightning.commands.quiet import quieten
 from ldmi_lightning.datamodules import NoisyDataModule
 from ldmi_lightning.errors import UserError
 
-TRAINING_KEYS = ("model", "trainer", "ckpt_path", "weights_only")
+TRAINING_KEYS = ("model", "trainer", "ckpt_path", "weights_only", *FOLD_OPTIONS)
 """What a configuration of ``ldmi fit`` holds besides: accepted, and not looked at."""
 
 

@@ -94,11 +94,12 @@ def name_noise(data: NoisyDataModule) -> str:
     noise: Noise = data.noise
     if isinstance(noise, NoNoise):
         return "labels as they are"
-    values = {name: getattr(noise, name, None) for name in inspect.signature(type(noise)).parameters}
+    parameters = inspect.signature(type(noise)).parameters
+    values = {name: getattr(noise, name, None) for name in parameters}
     told = [
         f"{name}={value!r}"
         for name, value in values.items()
-        if isinstance(value, int | float | str | dict) and value is not False
+        if isinstance(value, int | float | str | dict) and value is not False and value != parameters[name].default
     ]
     splits = " and ".join(SPLITS[name] for name in data.noisy_splits)
     return f"{type(noise).__name__}({', '.join(told)}) on {splits} labels"

@@ -25,7 +25,7 @@ DESCRIPTIONS = {
     "fit": "Train all stages in one fit, test each, and keep all of it in a folder of the run's own.",
     "validate": "Show a checkpoint's figures on the validation set.",
     "test": "Show a checkpoint's figures on the test set.",
-    "predict": "Write a checkpoint's predictions of the test set to files.",
+    "predict": "Write a checkpoint's predictions of the test set, or of new samples, to files.",
 }
 
 FROM_DATA = ("num_classes", "vocab_size", "num_features")
@@ -65,6 +65,22 @@ RUN = {
     "stage_cache": Option(
         "--stage_cache", "DIR", "Folder of finished stages, shared by runs that differ in later ones only.", ("fit",)
     ),
+    "fold": Option(
+        "--fold",
+        "K/N",
+        "Hold out the K-th of N folds of training and validation rows; a fit predicts it at its end.",
+    ),
+    "group": Option(
+        "--group",
+        "NAME|FILE",
+        "What keeps rows in one fold: a column of the data's table, or a CSV file of index,group.",
+    ),
+    "input": Option(
+        "--input",
+        "PLACE",
+        "New samples: images (a folder or one), a table, or a .npy.",
+        ("predict",),
+    ),
     "output": Option("--output", "DIR", "Folder for the predictions; else beside the checkpoint.", ("predict",)),
     "verbose": Option("--verbose", "BOOL", "Whether the figures are printed.", ("validate", "test")),
     "weights_only": Option(
@@ -75,8 +91,15 @@ RUN = {
     "help_all": Option("--help_all", "", "Show all of the Trainer's options, and all that is said of each."),
 }
 
+FOLDS = 5
+"""Folds of an audit, unless it is given others."""
+
+FOLD_OPTIONS = ("fold", "group")
+"""The options of folds, which are part of what a run is."""
+
 SELDOM = ("--weights_only", "-h, --help")
-"""Options that stand behind ``--help_all``."""
+SELDOM_AFTER_FIT = ("--fold", "--group")
+"""Options that stand behind ``--help_all``; the latter of the commands that use what a fit has left."""
 
 TRAINER = {
     "accelerator": ("NAME", "What to compute on: cpu, gpu, mps, or auto"),

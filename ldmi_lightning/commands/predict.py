@@ -1,4 +1,4 @@
-"""``ldmi predict``: write a checkpoint's predictions of the test set, one row for each sample, in the order of the data set."""
+"""``ldmi predict``: write a checkpoint's predictions of the test set, or of new samples, one row for each, in their order."""
 
 import csv
 import io
@@ -14,10 +14,15 @@ from pytorch_lightning.callbacks import BasePredictionWriter, Callback
 from torch import Tensor
 
 from ldmi_lightning import files
+from ldmi_lightning.checkpoints import read_checkpoint
 from ldmi_lightning.commands.configuration import in_order
-from ldmi_lightning.commands.lightning import LDMICLI, Run, carry_out, say
+from ldmi_lightning.commands.lightning import LDMICLI, Run, carry_out
+from ldmi_lightning.commands.predict_new import NewRows, data_of, judge_of, predict_new, samples_in
+from ldmi_lightning.csv_file import safe_cell
+from ldmi_lightning.datamodules.new_loader import NewSamples
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.ranks import gather_over_ranks
+from ldmi_lightning.saying import say
 
 PREDICTIONS, PROBABILITIES = "predictions.csv", "probabilities.npy"
 
@@ -28,8 +33,12 @@ def run(words: list[str]) -> int:
 
 
 def predict(words: list[str], run: Run) -> None:
-    """Write ``predictions.csv`` (index, class, name, confidence) and ``probabilities.npy`` (N, C)."""
+    """Write ``predictions.csv`` (index, class, name, confidence) and ``probabilities.npy`` (N, C); of new samples the former."""
     cli = PredictCLI("predict", in_order(words), run)
+    if isinstance(cli.datamodule, NewSamples):
+        judge = judge_of(Path(cli.config.ckpt_path), cli.checkpoint)
+        run.complete = predict_new(cli.trainer, cli.arguments(), cli.datamodule, judge, cli.output / PREDICTIONS)
+        return
     cli.trainer.predict(**cli.arguments(), return_predictions=False)
     if not cli.trainer.is_global_zero:
         return
@@ -47,6 +56,8 @@ class PredictCLI(LDMICLI):
     """Folder for the predictions."""
     rows: "Rows"
     """What the ranks have predicted."""
+    checkpoint: dict[str, Any]
+    """What the checkpoint holds, where new samples are predicted."""
 
     def look_for_checkpoint(self) -> None:
         """Make the folder before anything is computed."""
@@ -54,8 +65,22 @@ class PredictCLI(LDMICLI):
         self.output = Path(self.config.output or Path(self.config.ckpt_path).parent)
         self.output.mkdir(parents=True, exist_ok=True)
 
+    def instantiate_classes(self) -> None:
+        """Make the objects; for new samples the data set as the checkpoint knows it, whose own data nobody needs."""
+        if self.config.input is None:
+            super().instantiate_classes()
+            return
+        self.checkpoint = read_checkpoint(self.config.ckpt_path)
+        self.config.fold = self.config.group = None
+        self.config.data = data = data_of(self.parser, self.config, self.checkpoint)
+        samples = samples_in(self.config.input, data, self.checkpoint)
+        super().instantiate_classes()
+        self.datamodule = samples
+
     def own_callbacks(self, given: Sequence[Callback]) -> list[Callback]:
-        """Collect what is predicted."""
+        """Collect what is predicted, or write it at once."""
+        if self.config.input is not None:
+            return [NewRows()]
         self.rows = Rows()
         return [self.rows]
 
@@ -128,7 +153,7 @@ def order(index: Tensor, drawn: Tensor, ranks: int) -> tuple[NDArray[np.int64], 
 
 
 def as_csv(index: NDArray[np.int64], probs: NDArray[np.floating], names: Sequence[str]) -> str:
-    """Return the content of ``predictions.csv``.
+    """Return the content of ``predictions.csv``; names that a spreadsheet would run stand after a single quote.
 
     >>> print(as_csv(np.array([0]), np.array([[0.25, 0.75]]), ["cat", "dog"]).replace(chr(13), ""), end="")
     index,class,name,confidence
@@ -138,5 +163,5 @@ def as_csv(index: NDArray[np.int64], probs: NDArray[np.floating], names: Sequenc
     writer = csv.writer(text)
     writer.writerow(["index", "class", "name", "confidence"])
     for place, label, confidence in zip(index.tolist(), probs.argmax(axis=1).tolist(), probs.max(axis=1), strict=True):
-        writer.writerow([place, label, names[label], f"{confidence:.6f}"])
+        writer.writerow([place, label, safe_cell(str(names[label])), f"{confidence:.6f}"])
     return text.getvalue()

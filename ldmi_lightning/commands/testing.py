@@ -1,7 +1,5 @@
 """The test of each stage's checkpoints, and the transition matrix T̂ that each stage implies."""
 
-from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +7,9 @@ import numpy as np
 import pytorch_lightning as pl
 from numpy.typing import NDArray
 from pytorch_lightning.utilities.model_helpers import is_overridden
+from torch import Tensor
 
+from ldmi_lightning.commands.true_accuracy import limited, true_accuracy
 from ldmi_lightning.datamodules import NoisyDataModule
 from ldmi_lightning.datamodules.encoding.encoded import EncodedDataModule
 from ldmi_lightning.datamodules.own_data import OwnData
@@ -19,7 +19,11 @@ from ldmi_lightning.runs.folder import LAST
 from ldmi_lightning.training.module import LDMIModule
 from ldmi_lightning.training.predictions import predict_split
 from ldmi_lightning.training.stage_loop import StageCheckpoint
-from ldmi_lightning.training.trainer_rules import is_everything
+
+MOST_CLASSES = 250
+"""Of more classes ``results.json`` holds no confusion matrix, and no U: it would have millions of lines."""
+
+AS_GIVEN = "test labels as given"
 
 FIGURES = {
     "test_acc": ("best", "test/acc"),
@@ -38,8 +42,12 @@ def test_stages(
 
     Returns:
         For each stage, in order, ``loss``, ``epochs``, ``best_epoch``, ``selected_by`` and the figures; ``None`` for what
-        cannot be known. T̂ of the best epoch and its ``transition_error``, too: that of the loss where it has one, and
-        after DMI the most likely one. Never after cross-entropy, whose outputs are probabilities of NOISY labels.
+        cannot be known. Of the best epoch, ``confusion`` on the test set (counts, row = true class, column = prediction),
+        ``joint``, which is U on the noisy validation set, T̂ and its ``transition_error``: that of the loss where it has
+        one, and after DMI the most likely one, with the ``temperature`` that makes posteriors of the outputs. Never after
+        cross-entropy, whose outputs are probabilities of NOISY labels.
+        Where the test labels are as given, ``true_acc`` beside ``test_acc``: see
+        :func:`~ldmi_lightning.commands.true_accuracy.true_accuracy`.
     """
     summaries = module.stage_summaries()
     chosen = module.chosen or list(summaries)[-1]
@@ -57,12 +65,28 @@ def test_stages(
         kept = {key: summaries[name][key] for key in ("loss", "epochs", "best_epoch", "selected_by")}
         figures = {key: measured.get(which, {}).get(metric) for key, (which, metric) in FIGURES.items()}
         tested[name] = kept | {key: None if value is None else round(value, 6) for key, value in figures.items()}
+        tested[name]["confusion"] = as_lists(module.tested if "best" in measured else None)
+        tested[name]["joint"] = as_lists(summaries[name]["best_joint"])
         # The test of the best checkpoint, the last one, has loaded the weights and the matrix of that epoch.
         found = estimate(trainer, module, data, name, loaded="best" in measured)
         if found is not None:
-            tested[name] |= compare_with_injected(found, data)
+            tested[name] |= {**compare_with_injected(found[0], data), "temperature": found[1]}
+        if "best" in measured and kind_of_test_labels(data) == AS_GIVEN:
+            tested[name] |= true_accuracy(trainer, module, data, name)
     trainer.loggers = loggers
     return {name: tested[name] for name in summaries}
+
+
+def as_lists(matrix: Tensor | None) -> list[list[float]] | None:
+    """Return a matrix as ``results.json`` holds it, to 8 digits; ``None`` where it is not known, or too large.
+
+    >>> import torch
+    >>> as_lists(torch.tensor([[1 / 3, 0.0], [0.5, 1 / 6]], dtype=torch.float64)), as_lists(torch.eye(251))
+    ([[0.33333333, 0.0], [0.5, 0.16666667]], None)
+    """
+    if matrix is None or len(matrix) > MOST_CLASSES:
+        return None
+    return [[value if isinstance(value, int) else float(f"{value:.8g}") for value in row] for row in matrix.tolist()]
 
 
 def kind_of_test_labels(data: pl.LightningDataModule) -> str:
@@ -76,7 +100,7 @@ def kind_of_test_labels(data: pl.LightningDataModule) -> str:
     known = isinstance(given, NoisyDataModule) and given.labels_are_true("test")
     if isinstance(given, OwnData):
         known = given.labels_are_known("test")
-    return "clean test labels" if known else "test labels as given"
+    return "clean test labels" if known else AS_GIVEN
 
 
 def _checkpoint(checkpoint: StageCheckpoint, stage: str, which: Any, is_newest: bool) -> Path | None:
@@ -89,8 +113,8 @@ def _checkpoint(checkpoint: StageCheckpoint, stage: str, which: Any, is_newest: 
 
 def estimate(
     trainer: pl.Trainer, module: LDMIModule, data: pl.LightningDataModule, stage: str, loaded: bool
-) -> NDArray[np.float64] | None:
-    """Return T̂ of a stage, shape ``(C, C)``; ``None`` for one whose outputs imply none.
+) -> tuple[NDArray[np.float64], float] | None:
+    """Return T̂ of a stage, shape ``(C, C)``, and the temperature of its outputs; ``None`` for one whose outputs imply none.
 
     Args:
         trainer: has tested the module.
@@ -101,25 +125,15 @@ def estimate(
     """
     loss = module.losses[stage]
     if isinstance(loss, TransitionLoss):
-        return np.asarray(loss.transition.detach().cpu().numpy(), dtype=np.float64)
+        return np.asarray(loss.transition.detach().cpu().numpy(), dtype=np.float64), 1.0
     if not (isinstance(loss, DMILoss) and loaded and is_overridden("val_dataloader", data, pl.LightningDataModule)):
         return None
     device = module.device
     module.to(trainer.strategy.root_device)  # Lightning takes the module off a GPU after each test
-    probs, y, _ = predict_split(module, held_out_batches(trainer, data))
+    probs, y, _ = predict_split(module, limited(data.val_dataloader(), trainer.limit_val_batches))
     module.to(device)
-    return fit_transition(probs.double().numpy(), y.numpy()).transition if len(y) else None
-
-
-def held_out_batches(trainer: pl.Trainer, data: pl.LightningDataModule) -> Iterator[Any]:
-    """Return the batches of the validation set that the Trainer's limit leaves."""
-    loaders: Any = data.val_dataloader()
-    limit = trainer.limit_val_batches
-    for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
-        if is_everything(limit):
-            yield from loader
-        else:
-            yield from islice(loader, limit if isinstance(limit, int) else int(limit * len(loader)))
+    found = fit_transition(probs.double().numpy(), y.numpy()) if len(y) else None
+    return None if found is None else (found.transition, found.temperature)
 
 
 def compare_with_injected(transition: NDArray[np.float64], data: pl.LightningDataModule) -> dict[str, Any]:

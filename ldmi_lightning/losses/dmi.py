@@ -139,6 +139,10 @@ class DMILoss(Loss):
             )
         return self.joint_memory
 
+    def epoch_figures(self) -> dict[str, float]:
+        """Return the number of singular steps."""
+        return {"train/singular_steps": float(self.singular_steps)}
+
     def end_epoch(self) -> None:
         """Raise if every step of the epoch was singular: nothing was learnt."""
         steps, singular = int(self.steps), int(self.singular_steps)

@@ -1,5 +1,6 @@
 """Labels from a file: whatever noise made them, found again by each sample's original index."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -7,11 +8,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ldmi_lightning.csv_file import original_text, read_csv, read_numbers
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.file_kinds import kind_of_file
 from ldmi_lightning.noise.base import Labels, Noise
-from ldmi_lightning.noise.csv_columns import read_columns, read_numbers, whole_number, whole_numbers
+from ldmi_lightning.saying import say
 
+WHOLE = re.compile(r"([+-]?[0-9]+)(?:\.0*)?")
 Written = Labels | NDArray[np.str_]
 
 NO_LABEL = ("nan", "none", "null", "na", "n/a", "<na>")
@@ -23,21 +26,27 @@ class LabelFileNoise(Noise):
 
     - CSV with a first line that names the columns ``index`` and ``label``, in any order, and may name ``clean``: the label
       as the data set gives it. Where it is there, it is compared with the data's own, so that a file of another data set
-      is refused. Further columns are not read. Labels are whole numbers, ``0..C-1`` (``3.0`` is 3), or class names.
+      is refused. Further columns are not read. Labels are whole numbers, ``0..C-1`` (``3.0`` is 3), or class names, also as
+      ``predictions.csv`` has them, with a single quote before what a spreadsheet would run.
     - NPY, a vector of whole numbers: the label of sample i stands in place i, -1 where there is none. It is read without
       unpickling.
 
     Args:
         path: the file, ``.csv`` or ``.npy``.
+        encoding: how characters are stored in a CSV file.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, encoding: str = "utf-8") -> None:
         super().__init__()
         self.path = path
-        self.written = read_labels(path)
+        self.encoding = encoding
+        self.written = read_labels(path, encoding)
+        self._unsaid = list(self.written.notes)
 
     def __call__(self, labels: Labels, num_classes: int, *, index: Labels, x: object = None) -> Labels:
-        """Return the file's labels."""
+        """Return the file's labels; the first time, say what was found out about the file."""
+        while self._unsaid:
+            say(self._unsaid.pop(0))
         source = f"--data.noise.path {self.path}"
         return look_up(self.written, labels, num_classes, index, source, self.class_names)
 
@@ -49,11 +58,13 @@ class WrittenLabels(NamedTuple):
         index: original index of each sample, shape ``(M,)``, rising.
         label: its label, shape ``(M,)``; text where class names were written.
         clean: its label as the data set gives it, shape ``(M,)``; ``None`` where nobody wrote it down.
+        notes: what was found out about the file, to say it.
     """
 
     index: Labels  # type: ignore[assignment]  # tuple.index is not needed here
     label: Written
     clean: Written | None
+    notes: Sequence[str] = ()
 
 
 def look_up(
@@ -118,9 +129,15 @@ def _numbers(column: Written, index: Labels, source: str, class_names: Sequence[
     spelled, which = np.unique(column, return_inverse=True)
     numbers = []
     for number, name in enumerate(spelled.tolist()):
-        found = class_names.index(name) if name in class_names else whole_number(name)
+        at = index[int(np.argmax(which == number))]
+        meant = [each for each in dict.fromkeys((name, original_text(name))) if each in class_names]
+        if len(meant) > 1:
+            raise UserError(
+                f"{source} has the label {name!r} at original index {at}, which is a class, and what is written for the class "
+                f"{meant[1]!r}: it is unclear which is meant. Write the labels as 0 to {len(class_names) - 1}."
+            )
+        found = class_names.index(meant[0]) if meant else whole_number(name)
         if found is None:
-            at = index[int(np.argmax(which == number))]
             raise UserError(f"{source} has the label {name!r} at original index {at}, {_why(name, class_names)}")
         numbers.append(found)
     return np.array(numbers, dtype=np.int64)[which]
@@ -148,23 +165,19 @@ def _refuse_unclear(written: WrittenLabels, source: str, class_names: Sequence[s
         )
 
 
-def read_labels(path: str) -> WrittenLabels:
+def read_labels(path: str, encoding: str = "utf-8") -> WrittenLabels:
     """Read a CSV or NPY file of labels; nothing in it is run."""
     source = f"--data.noise.path {path}"
-    readers = {".csv": _read_csv, ".npy": _read_npy}
     file = Path(path)
-    if file.suffix not in readers:
+    if file.suffix not in (".csv", ".npy"):
         raise UserError(f"{source} must be a .csv or a .npy file.")
     if not file.is_file():
         raise UserError(f"{source} is no file. `ldmi noise` writes one.")
-    if kind := kind_of_file(file):
-        raise UserError(f"{source} is {kind}.")
     try:
-        index, label, clean = readers[file.suffix](file)
+        read = _read_csv(file, source, encoding) if file.suffix == ".csv" else _read_npy(file, source)
     except OSError as error:
         raise UserError(f"{source} cannot be read ({error.strerror}).") from error
-    except ValueError as error:
-        raise UserError(f"{source} cannot be read: {error}") from error
+    index, label, clean, notes = read
     if not len(index):
         raise UserError(f"{source} has no labels.")
     order = np.argsort(index, kind="stable")
@@ -174,16 +187,31 @@ def read_labels(path: str) -> WrittenLabels:
     repeated = index[1:][index[1:] == index[:-1]]
     if len(repeated):
         raise UserError(f"{source} has original index {repeated[0]} more than once: keep one label for each sample.")
-    return WrittenLabels(index, label, None if clean is None else clean[order])
+    return WrittenLabels(index, label, None if clean is None else clean[order], notes)
 
 
-def _read_csv(path: Path) -> tuple[Labels, Written, Written | None]:
-    needed, wanted = ("index", "label"), ("clean",)
-    if numbers := read_numbers(path, needed, wanted):
-        return numbers["index"], numbers["label"], numbers.get("clean")
-    lines, values = read_columns(path, needed, wanted)
-    clean = _labels(values["clean"], lines, "clean") if "clean" in values else None
-    return whole_numbers(values["index"], lines, "index"), _labels(values["label"], lines, "label"), clean
+def _read_csv(path: Path, source: str, encoding: str) -> WrittenLabels:
+    columns, option = ("index", "label", "clean"), "--data.noise.encoding"
+    numbers = read_numbers(path, columns, encoding, what=source, option=option)
+    if numbers and "index" in numbers and "label" in numbers:
+        return WrittenLabels(numbers["index"], numbers["label"], numbers.get("clean"))
+    found = read_csv(path, columns, encoding, what=source, option=option, skip_blank=True)
+    for name in ("index", "label"):
+        if name not in found.cells:
+            raise UserError(
+                f"{source} cannot be read: its first line names no column {name}, but {','.join(found.names)[:80]!r}. Name the "
+                "columns index,label."
+            )
+    cells = {name: [cell.strip() for cell in column] for name, column in found.cells.items()}
+    try:
+        index = whole_numbers(cells["index"], found.lines, "index")
+        label, clean = (
+            _labels(cells[name], found.lines, name) if name in cells else None for name in ("label", "clean")
+        )
+    except ValueError as error:
+        raise UserError(f"{source} cannot be read: {error}") from error
+    assert label is not None
+    return WrittenLabels(index, label, clean, found.notes)
 
 
 def _labels(cells: list[str], lines: list[int], name: str) -> Written:
@@ -196,13 +224,47 @@ def _labels(cells: list[str], lines: list[int], name: str) -> Written:
     return whole_numbers(cells, lines, name)
 
 
-def _read_npy(path: Path) -> tuple[Labels, Labels, None]:
+def whole_number(cell: str) -> int | None:
+    """Return a whole number that a cell holds, also where a table has written it as a float; ``None`` for all else.
+
+    >>> whole_number("3"), whole_number("3.0"), whole_number("2.5"), whole_number("nan")
+    (3, 3, None, None)
+    """
+    matched = WHOLE.fullmatch(cell.strip())
+    return int(matched[1]) if matched else None
+
+
+def whole_numbers(cells: Sequence[str], lines: Sequence[int], name: str) -> NDArray[np.int64]:
+    """Return a column of whole numbers, shape ``(N,)``.
+
+    Raises:
+        ValueError: a cell holds none; the message names its line.
+
+    >>> whole_numbers(["3", "4.0"], [2, 3], "index").tolist()
+    [3, 4]
+    """
+    try:
+        return np.array(list(map(int, cells)), dtype=np.int64)
+    except (ValueError, OverflowError):
+        pass
+    numbers = [whole_number(cell) for cell in cells]
+    for line, number, cell in zip(lines, numbers, cells, strict=True):
+        if number is None or abs(number) >= 2**63:
+            raise ValueError(f"line {line} has the {name} {cell!r}, which is no whole number")
+    return np.array(numbers, dtype=np.int64)
+
+
+def _read_npy(path: Path, source: str) -> WrittenLabels:
+    if kind := kind_of_file(path):
+        raise UserError(f"{source} is {kind}.")
     try:
         label = np.load(path, allow_pickle=False)
     except (EOFError, ValueError) as error:  # NumPy's own advice is to unpickle it
-        raise ValueError("it is cut short, or holds more than numbers. Save a vector with numpy.save.") from error
+        raise UserError(
+            f"{source} cannot be read: it is cut short, or holds more than numbers. Save a vector with numpy.save."
+        ) from error
     if not isinstance(label, np.ndarray) or label.ndim != 1 or not np.issubdtype(label.dtype, np.integer):
         found = f"shape {label.shape} of {label.dtype}" if isinstance(label, np.ndarray) else "an archive"
-        raise ValueError(f"it must hold a vector of whole numbers, but holds {found}.")
+        raise UserError(f"{source} cannot be read: it must hold a vector of whole numbers, but holds {found}.")
     index = np.flatnonzero(label != -1)
-    return index, label[index].astype(np.int64), None
+    return WrittenLabels(index, label[index].astype(np.int64), None)

@@ -6,13 +6,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ldmi_lightning import files
 from ldmi_lightning.runs.configuration import STAGES
 
 CHOSEN = "*"
 """What the table puts after the name of the stage that is kept to predict."""
+TRUE_ACCURACY = "on true labels (95 %)"
+OF_TRUE_LABELS = (
+    "test acc and balanced acc are on the test labels as given, some of which may be wrong; on true labels: estimated through "
+    "T̂ of the validation and test labels."
+)
 
 
 def collect(
@@ -24,6 +27,7 @@ def collect(
     chosen: str | None,
     choice: Sequence[Mapping[str, Any]],
     wall_time_s: float,
+    class_names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the content of ``results.json``, in plain JSON types.
 
@@ -35,14 +39,18 @@ def collect(
         chosen: name of the stage that is kept to predict.
         choice: why: ``stage``, ``against``, ``difference``, ``standard_error``, ``z`` and ``kept`` for each later stage.
         wall_time_s: how long the run took.
+        class_names: names of the classes, where the data knows them.
 
     >>> found = collect(data="Digits", seed=1, noise=None, stages={"warmup": {}, "polish": {}}, chosen="polish", choice=[],
     ...                 wall_time_s=2.04)
     >>> found["stages"], found["wall_time_s"]
     ({'warmup': {}, 'robust': None, 'refine': None, 'polish': {}}, 2.0)
     """
+    import torch  # here, so that `why` can be had without
+
     return {
         "data": data,
+        "class_names": list(map(str, class_names)),
         "seed": seed,
         "noise": noise,
         "stages": dict.fromkeys(STAGES) | dict(stages),
@@ -87,9 +95,16 @@ def table(
         "last epoch's test acc",
     ]
     keys = ["loss", "epochs", "best_epoch", "selected_by", "test_acc", "test_balanced_acc", "test_acc_last"]
+    estimated = any("true_acc" in stage for stage in stages.values() if stage is not None)
+    heads += [TRUE_ACCURACY] if estimated else []
     marked = chosen is not None and bool(choice)
     rows = [
-        [name, *(_cell(stage[key]) for key in keys), *([CHOSEN if name == chosen else ""] if marked else [])]
+        [
+            name,
+            *(_cell(stage[key]) for key in keys),
+            *([_true_accuracy(stage)] if estimated else []),
+            *([CHOSEN if name == chosen else ""] if marked else []),
+        ]
         for name, stage in stages.items()
         if stage is not None
     ]
@@ -103,7 +118,9 @@ def table(
         ).rstrip()
         for row in [heads, *rows]
     ]
-    return "\n".join([*lines, *([f"{CHOSEN} {why(choice)}"] if marked else [])])
+    return "\n".join(
+        [*lines, *([f"{CHOSEN} {why(choice)}"] if marked else []), *([OF_TRUE_LABELS] if estimated else [])]
+    )
 
 
 def why(choice: Sequence[Mapping[str, Any]]) -> str:
@@ -127,6 +144,17 @@ def _compared(found: Mapping[str, Any]) -> str:
     if z is None:  # without an error
         return f"{later} is {'ahead of' if difference > 0 else 'behind'} {kept} in each label by the same"
     return f"{later} is {abs(z):.1f} {'ahead of' if z >= 0 else 'behind'} {kept}"
+
+
+def _true_accuracy(stage: Mapping[str, Any]) -> str:
+    """Return the estimate of a stage with its interval.
+
+    >>> _true_accuracy({"true_acc": 0.9, "true_acc_low": 0.88, "true_acc_high": 0.92}), _true_accuracy({})
+    ('0.9000 (0.8800 to 0.9200)', '–')
+    """
+    if "true_acc" not in stage:
+        return _cell(None)
+    return f"{stage['true_acc']:.4f} ({stage['true_acc_low']:.4f} to {stage['true_acc_high']:.4f})"
 
 
 def _cell(value: Any) -> str:

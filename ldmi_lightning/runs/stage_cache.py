@@ -180,6 +180,7 @@ def keys_of(config: Mapping[str, Any], data: Fingerprinted, stages: Sequence[str
         "model": [config["model"]["class_path"], without_stages(config)],
         "inputs": data.fingerprint(),
         "labels": data.noise_report()["sha256"],
+        **{key: config[key] for key in ("fold", "group") if config.get(key) is not None},
         "code": code_fingerprint(),
         "versions": {name: version(name) for name in ("torch", "torchvision", "pytorch_lightning", "numpy")},
     }

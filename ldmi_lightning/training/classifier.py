@@ -48,6 +48,8 @@ class Classifier(KeepsFloat64, SeesTrainer):
         two = any(each.networks == 2 for each in methods.values())
         self.second_backbone = self.make_second() if two else None
         self.confusion = MulticlassConfusionMatrix(num_classes, validate_args=False)
+        self.tested: Tensor | None = None
+        """Counts of the last test: row = true class, column = prediction; int64, shape ``(C, C)``, on the CPU."""
         self.holds = next(iter(methods))
         """Name of the stage whose weights the module holds."""
         self.class_names: list[str] | None = None
@@ -150,7 +152,8 @@ class Classifier(KeepsFloat64, SeesTrainer):
 
     def on_test_epoch_end(self) -> None:
         """Log accuracy and balanced accuracy over the whole test set and all ranks."""
-        self.log_dict(accuracies(self.confusion.compute()), sync_dist=True)
+        self.tested = self.confusion.compute().cpu()
+        self.log_dict(accuracies(self.tested), sync_dist=True)
         self.confusion.reset()
 
     def predict_step(self, batch: Any, batch_idx: int) -> tuple[Tensor, Tensor]:

@@ -82,6 +82,7 @@ class LDMIModule(OptimisedClassifier):
         # No buffer: DDP would copy rank 0's sum over the others'.
         self._loss_sum = torch.zeros(())
         self._steps = 0
+        self._validated: dict[str, float] = {}
 
     # -- stages -------------------------------------------------------------------------------------------------------
 
@@ -200,6 +201,7 @@ class LDMIModule(OptimisedClassifier):
         self.set_frozen(training=False)
         self._loss_sum = torch.zeros((), device=self.device)
         self._steps = 0
+        self._validated = {}
         compat.begin_batches_anew(self.trainer)
 
     def _seed_epoch(self) -> None:
@@ -227,7 +229,8 @@ class LDMIModule(OptimisedClassifier):
         known = {**self.trainer.callback_metrics, **held_out.figures}
         # All of them: a monitor of a later stage that is not known is better found now.
         score = {each: checks.score_of(known, each, stage.selected_by) for each, stage in self.stages.items()}[name]
-        self.log("val/decision_score", held_out.decision_score(), sync_dist=True)
+        self._validated = {**held_out.figures, "val/decision_score": held_out.decision_score()}
+        self.log("val/decision_score", self._validated["val/decision_score"], sync_dist=True)
         self.stage.loss.synchronise()
         state = {key: value for key, value in self.state_dict().items() if key.startswith((f"losses.{name}.", SECOND))}
         weights = self.backbone.state_dict()
@@ -237,9 +240,12 @@ class LDMIModule(OptimisedClassifier):
         """Log the epoch, and stop a run that learns nothing."""
         loss = float(self.trainer.strategy.reduce(self._loss_sum / max(self._steps, 1), reduce_op="mean"))
         name = self.progress.stage
+        own = self.stage.loss.epoch_figures()
         self.stage.loss.end_epoch()
         checks.check_loss(loss, self.trainer.current_epoch, name)
-        values = {"train/loss": loss, "lr": self.progress.lr or 0.0, "stage": float(list(self.stages).index(name))}
+        figures = {"train/loss": loss, "lr": self.progress.lr or 0.0, **own}
+        self.progress.record(self.trainer.current_epoch, {**figures, **self._validated})
+        values = {**figures, "stage": float(list(self.stages).index(name))}
         self.log_dict(values, sync_dist=True, logger=False)
         # Lightning would write them after the checkpoint, and a kill in between would lose them.
         for logger in self.loggers:

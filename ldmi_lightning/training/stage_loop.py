@@ -9,7 +9,8 @@ from pytorch_lightning.trainer.states import TrainerFn
 
 from ldmi_lightning import files
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.runs.folder import LAST, checkpoint_name, is_run_folder, make_run_folder
+from ldmi_lightning.runs.curves import write_curves
+from ldmi_lightning.runs.folder import CURVES, LAST, checkpoint_name, is_run_folder, make_run_folder
 from ldmi_lightning.training.compat import callbacks_of
 from ldmi_lightning.training.stages import Progress
 
@@ -67,13 +68,15 @@ class StageCheckpoint(Checkpoint):
         folder: the run's folder; ``None`` makes one, or continues in that of the checkpoint that is resumed.
         save: whether files are written at all; ``None`` for where the Trainer says that files are wanted: it has a logger or
             a ``default_root_dir``, or resumes a run from its folder.
+        curves: whether ``curves.csv``, what each epoch has come to, is written beside them.
     """
 
-    def __init__(self, folder: str | Path | None = None, save: bool | None = True) -> None:
+    def __init__(self, folder: str | Path | None = None, save: bool | None = True, curves: bool = False) -> None:
         self.given = Path(folder) if folder is not None else None
         self.folder: Path | None = None
         self.wanted = save
         self.save = save is not False
+        self.curves = curves
         self._best_of = ""
 
     @property
@@ -132,12 +135,20 @@ class StageCheckpoint(Checkpoint):
         if not (self.save and whole):
             return
         # The newest comes last: a run killed before it repeats the epoch, and writes the others again.
+        self._write_curves(trainer, module)
         others = [self.path_of(module.progress.stage, "last")] if module.progress.over else []
         self._save(trainer, *others, self._in_folder(LAST))
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Let ``best`` mean the stage that was chosen."""
-        self._best_of = cast(Staged, pl_module).chosen or self._best_of
+        """Let ``best`` mean the stage that was chosen; a run that had no epoch left to run has its curves, too."""
+        module = cast(Staged, pl_module)
+        self._best_of = module.chosen or self._best_of
+        if self.save and module.progress.over and module.next_stage is None:
+            self._write_curves(trainer, module)
+
+    def _write_curves(self, trainer: pl.Trainer, module: Staged) -> None:
+        if self.curves and trainer.is_global_zero:
+            write_curves(module.progress.history, self._in_folder(CURVES))
 
     @staticmethod
     def _save(trainer: pl.Trainer, *paths: Path) -> None:

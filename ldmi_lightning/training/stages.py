@@ -86,6 +86,7 @@ class Progress:
         lr: learning rate at which the running or last epoch began.
         last_score: score of the running epoch; ``None`` before its validation.
         finished: for each stage that a later one has followed: its :meth:`summary`.
+        history: what each epoch of the run has come to: ``epoch`` from 0, ``stage``, and what was logged, by name.
     """
 
     stage: str
@@ -101,6 +102,7 @@ class Progress:
     lr: float | None = None
     last_score: float | None = None
     finished: dict[str, dict[str, Any]] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
         """Return what the results say of the running stage."""
@@ -155,7 +157,13 @@ class Progress:
 
     def following(self, stage: str, epoch: int) -> "Progress":
         """Return the progress of the next stage, which begins in the Trainer's ``epoch``."""
-        return Progress(stage, first_epoch=epoch, finished={**self.finished, self.stage: self.summary()})
+        finished = {**self.finished, self.stage: self.summary()}
+        return Progress(stage, first_epoch=epoch, finished=finished, history=self.history)
+
+    def record(self, epoch: int, figures: Mapping[str, float]) -> None:
+        """Keep what the Trainer's epoch (from 0) has come to, in the place of what is known of it and of later ones."""
+        earlier = [row for row in self.history if row["epoch"] < epoch]
+        self.history = [*earlier, {"epoch": epoch, "stage": self.stage, **figures}]
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain types and tensors only."""

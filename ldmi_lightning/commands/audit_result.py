@@ -1,0 +1,127 @@
+"""What all three ways of ``ldmi audit`` share: the audit's folder, and the lines on the terminal; without PyTorch."""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from ldmi_lightning.audit import THRESHOLD, Audit, advice, against_truth
+from ldmi_lightning.audit.rows import Rows
+from ldmi_lightning.audit.written import LABELS, PAGE, write_audit
+from ldmi_lightning.errors import UserError
+from ldmi_lightning.originals import caption
+
+SHOWN = 10
+LETTERS = 60
+"""Of a longer text or path the terminal shows the end."""
+VERSIONS = ("ldmi_lightning", "numpy")
+SCORES = {"AUROC": "auroc", "average precision": "average_precision"}
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a command knows of its audit.
+
+    Attributes:
+        command: its words, ``ldmi`` first.
+        way: ``"folds"``, ``"run"`` or ``"probabilities"``.
+        about: what else ``summary.json`` says of how it was made; no times, so that a resumed audit writes the same.
+        notes: sentences that a reader must know to take the figures as they are meant.
+        then: the command that comes next.
+    """
+
+    command: Sequence[str]
+    way: str
+    about: Mapping[str, Any]
+    notes: Sequence[str]
+    then: str
+
+
+def refuse_existing(folder: Path) -> None:
+    """Refuse to write where something is already, before anything is computed."""
+    if folder.exists():
+        raise UserError(f"{folder} is there already. Remove or rename it, or give another folder with --output.")
+
+
+def finish(folder: Path, found: Audit, counted: Audit, rows: Rows, threshold: float | None, told: Told) -> None:
+    """Write the audit, and say what it has found.
+
+    Args:
+        folder: is made.
+        found: the audit of all rows.
+        counted: the audit of those rows alone that no model has seen in training, in the same order.
+        rows: what is known of all rows.
+        threshold: from which probability labels are corrected; ``None`` for the default.
+        told: what the command knows.
+    """
+    threshold = THRESHOLD if threshold is None else threshold
+    true = None if rows.true is None else rows.true[~rows.seen]
+    said = advice(counted, rows.class_names)
+    head = {
+        "command": shlex.join(map(str, told.command)),
+        "way": told.way,
+        **told.about,
+        "notes": list(told.notes),
+        "versions": {name: version(name) for name in VERSIONS},
+        "truth": None if true is None or (true < 0).all() else against_truth(counted, true, threshold),
+        "advice": said,
+    }
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        write_audit(folder, found, rows, threshold=threshold, head=head)
+    except OSError as error:
+        raise UserError(
+            f"The audit cannot be written to {folder}: {error.strerror or error}. Choose another folder with --output."
+        ) from error
+    for line in [*told.notes, "", *worst_lines(found, rows), "", said, *truth_line(head["truth"]), ""]:
+        print(line)
+    print(f"Files: {folder}; {PAGE} shows the worst, {LABELS} has the corrected labels.")
+    print(told.then, flush=True)
+
+
+def truth_line(truth: Mapping[str, Any] | None) -> list[str]:
+    """Say how well wrong labels were found, where the true ones are known.
+
+    >>> truth_line({"known": 9, "wrong": 2, "wrong_in_interval": True, "auroc": 0.9, "average_precision": 0.5})
+    ['True labels are known of 9: 2 are wrong, within the interval; AUROC 0.900, average precision 0.500.']
+    """
+    if truth is None:
+        return []
+    held = {True: ", within the interval", False: ", outside the interval", None: ""}[truth["wrong_in_interval"]]
+    found = [f"{name} {truth[key]:.3f}" for name, key in SCORES.items() if truth[key] is not None]
+    scores = f"; {', '.join(found)}" if found else ""
+    return [f"True labels are known of {truth['known']:,}: {truth['wrong']:,} are wrong{held}{scores}."]
+
+
+def worst_lines(found: Audit, rows: Rows) -> list[str]:
+    """Return a table of the worst labels."""
+    places = found.order[:SHOWN]
+    names = rows.class_names
+    table = [["rank", "index", "given", "suggested", "P(given)", "P(suggested)", ""]]
+    for rank, place in enumerate(places.tolist(), 1):
+        seen = " (seen in training)" if rows.seen[place] else ""
+        table.append(
+            [
+                str(rank),
+                str(rows.index[place]),
+                names[found.given[place]],
+                names[found.suggested[place]],
+                f"{found.quality[place]:.3f}",
+                f"{found.confidence[place]:.3f}",
+                shortened(caption(rows.originals[place])) + seen,
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+
+
+def shortened(text: str) -> str:
+    r"""Return a text as it fits into a line of the terminal.
+
+    >>> shortened("a" * 70) == "…" + "a" * 60, shortened("one\ntwo")
+    (True, 'one two')
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= LETTERS else f"…{line[-LETTERS:]}"

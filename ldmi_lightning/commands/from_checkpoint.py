@@ -1,0 +1,121 @@
+"""A run's model and data set, made from a checkpoint and the configuration beside it; training data need not be there."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytorch_lightning as pl
+import torch
+from jsonargparse import Namespace
+
+from ldmi_lightning.checkpoints import KEY, read_checkpoint
+from ldmi_lightning.commands.configuration import in_order, make_parser, parse
+from ldmi_lightning.commands.from_data import told
+from ldmi_lightning.commands.parsing import one_line
+from ldmi_lightning.datamodules import NoisyDataModule
+from ldmi_lightning.datamodules.new_data import without_training_data
+from ldmi_lightning.errors import UserError
+from ldmi_lightning.runs.folder import CONFIG, LAST, checkpoint_name
+from ldmi_lightning.runs.left import read_run
+from ldmi_lightning.training import resume
+from ldmi_lightning.training.module import LDMIModule
+
+
+class Made(NamedTuple):
+    """What a checkpoint was of.
+
+    Attributes:
+        path: the checkpoint.
+        module: holds its weights, in evaluation mode.
+        data: the data set, which has not been set up, with the checkpoint's state.
+        class_names: C of them.
+        results: the run's ``results.json``; empty where there is none.
+        config_sha256: of ``config.yaml``, in hexadecimal digits.
+    """
+
+    path: Path
+    module: LDMIModule
+    data: NoisyDataModule
+    class_names: list[str]
+    results: Mapping[str, Any]
+    config_sha256: str
+
+
+def checkpoint_in(place: Path) -> Path:
+    """Return a checkpoint: the file itself, or of a run that has ended the best of the stage that it keeps to predict.
+
+    Raises:
+        UserError: there is none, or the run has not ended.
+    """
+    if place.is_file() or not place.is_dir():
+        return place  # a missing file is named by who reads it
+    chosen = read_run(place).results.get("chosen")
+    if chosen is None:
+        found = sorted(place.glob("*-best.ckpt"))
+        raise UserError(
+            f"The run in {place} has not ended, so that no stage is chosen to predict. Resume it with `ldmi fit --config "
+            f"{place / CONFIG} --ckpt_path {place / LAST}`, or name a checkpoint{f', such as {found[0]}' if found else ''}."
+        )
+    best, last = (place / checkpoint_name(chosen, which) for which in ("best", "last"))
+    return best if best.is_file() or not last.is_file() else last
+
+
+def make_from(place: str | Path) -> Made:
+    """Make the model and the data set of a checkpoint.
+
+    Args:
+        place: a checkpoint, or the folder of a run.
+
+    Raises:
+        UserError: there is no checkpoint or no configuration, or they do not belong together.
+    """
+    path = checkpoint_in(Path(place))
+    checkpoint = read_checkpoint(path)
+    config_file = path.parent / CONFIG
+    if not config_file.is_file():
+        raise UserError(
+            f"There is no {config_file}, by which the model is made. A run of `ldmi fit` leaves it beside its checkpoints: put "
+            "it there; in Python, LDMIModule.load_from_checkpoint(path, backbone=...) makes a model of your own objects."
+        )
+    parser = make_parser("validate")
+    config = parse(parser, in_order(["validate", "--config", str(config_file), "--ckpt_path", str(path)]))
+    names = checkpoint[KEY].get("class_names")
+    without_training_data(config.data, names)
+    try:
+        with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are replaced
+            data = parser.instantiate_classes(Namespace(data=config.data)).data
+            data = with_state(data, checkpoint)
+            parser.told = told(config, parser.given, data)
+            module = parser.instantiate_classes(Namespace(model=config.model, data=data)).model
+    except ValueError as error:
+        raise UserError(one_line(str(error))) from error
+    own, weights = module.state_dict(), checkpoint["state_dict"]
+    if resume.is_shared(checkpoint):
+        weights = {name: weights.get(name, value) for name, value in own.items()}
+    resume.refuse_misfit(weights, own)
+    module.load_state_dict(weights)
+    module.take_names(checkpoint)
+    return Made(
+        path,
+        module.eval(),
+        data,
+        list(map(str, names or data.class_names)),
+        read_run(path.parent).results,
+        hashlib.sha256(config_file.read_bytes()).hexdigest(),
+    )
+
+
+def with_state(data: pl.LightningDataModule, checkpoint: Mapping[str, Any]) -> NoisyDataModule:
+    """Return a data set with the state that a checkpoint holds of it: words, what its inputs are like, means.
+
+    Raises:
+        UserError: it cannot say how new inputs are prepared.
+    """
+    if not isinstance(data, NoisyDataModule):
+        raise UserError(
+            f"{type(data).__name__} does not say how inputs are prepared for the net, as a NoisyDataModule does: derive it from "
+            "ldmi_lightning.datamodules.NoisyDataModule, or predict in Python with LDMIModule.load_from_checkpoint(path)."
+        )
+    data.load_state_dict(checkpoint.get(type(data).__qualname__, {}))
+    return data

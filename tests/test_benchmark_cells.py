@@ -1,0 +1,123 @@
+"""The cells of a grid: their order, their configurations, and the keys that they are known by."""
+
+import dataclasses
+import shutil
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from grids import FLIPS, REPO, TINY, cells_of, finish
+
+from ldmi_lightning.benchmarking import published
+from ldmi_lightning.benchmarking.cells import Cell, content_key
+from ldmi_lightning.benchmarking.grid import ParseFit, expand, groups, read_grid
+from ldmi_lightning.commands.configuration import parse_fit as parse
+
+
+@pytest.fixture(autouse=True)
+def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def parse_fit() -> ParseFit:
+    return parse
+
+
+@cache
+def shipped(name: str) -> list[Cell]:
+    """Return the cells of a shipped grid, which takes seconds and is asked for twice."""
+    return expand(read_grid(REPO / "configs/grids" / f"{name}.yaml"), parse)
+
+
+def test_cells_come_in_the_order_in_which_they_share_warm_ups(parse_fit: ParseFit) -> None:
+    cells = cells_of(parse_fit, rates=[0.3, 0.6], seeds=[1, 2])
+    assert [(cell.seed, cell.rate, cell.method) for cell in cells[:5]] == [
+        *((1, 0.3, "ce"), (1, 0.3, "dmi"), (1, 0.6, "ce"), (1, 0.6, "dmi"), (2, 0.3, "ce"))
+    ]
+    assert [[cell.method for cell in group] for group in groups(cells)] == [["ce", "dmi"]] * 4
+    for cell in cells:
+        noise = cell.config["data"]["init_args"]["noise"]["init_args"]
+        flips = {str(source): target for source, target in FLIPS.items()}
+        assert noise == {"rate": cell.rate, "flips": flips, "seed": cell.seed, "exact": False}
+        assert cell.config["seed_everything"] == cell.seed
+    assert len({cell.key for cell in cells}) == len({cell.name for cell in cells}) == 8
+
+
+def test_an_option_of_a_stage_that_a_method_lacks_is_left_out(parse_fit: ParseFit) -> None:
+    methods = {name: str(REPO / f"configs/methods/{name}.yaml") for name in ("dmi", "dmi-refine")}
+    without, refined = (cell.config["model"]["init_args"] for cell in cells_of(parse_fit, methods=methods))
+    assert without["refine"] is None
+    assert refined["refine"]["epochs"] == 2
+
+
+def test_data_may_keep_its_labels_and_noise_may_have_no_rate(parse_fit: ParseFit) -> None:
+    config = TINY["data"]["digits"]["config"]
+    matrix = np.eye(10).tolist()
+    own = {"class_path": "ldmi_lightning.noise.MatrixNoise", "init_args": {"matrix": matrix}}
+    clean = {"class_path": "NoNoise"}
+    data = {"given": {"config": config}, "noisy": {"config": config, "noise": {"own": own, "clean": clean}}}
+    cells = cells_of(parse_fit, data=data, methods={"dmi": TINY["methods"]["dmi"]}, rates=[0.3, 0.6])
+    assert [cell.name for cell in cells] == [
+        "given-labels-as-given-dmi-seed1",
+        "noisy-own-dmi-seed1",
+        "noisy-clean-dmi-seed1",
+    ]
+    assert cells[1].config["data"]["init_args"]["noise"]["init_args"]["matrix"] == matrix
+
+
+def test_the_key_holds_what_changes_a_result_and_nothing_else(parse_fit: ParseFit) -> None:
+    plain, same = (
+        parse_fit(["fit", "--config", str(REPO / "configs/fashion_mnist.yaml"), *flags])
+        for flags in (
+            [],
+            [
+                *("--data.root", "/data", "--trainer.devices", "2", "--trainer.logger", "CSVLogger"),
+                *("--trainer.enable_progress_bar", "false", "--trainer.default_root_dir", "there"),
+            ],
+        )
+    )
+    assert content_key(plain) == content_key(same)
+    for flag, value in {
+        "--model.warmup.epochs": "3",
+        "--model.robust.loss.memory": "0",
+        "--model.robust": "null",
+        "--data.noise.rate": "0.7",
+        "--data.batch_size": "64",
+        "--trainer.precision": "bf16-mixed",
+        "--seed_everything": "2",
+    }.items():
+        other = parse_fit(["fit", "--config", str(REPO / "configs/fashion_mnist.yaml"), flag, value])
+        assert content_key(other) != content_key(plain), flag
+
+
+def test_a_configuration_that_was_edited_makes_another_cell(parse_fit: ParseFit, tmp_path: Path) -> None:
+    (cell, _) = cells_of(parse_fit)
+    finish(cell, tmp_path, 0.9)
+    assert cell.results(tmp_path) is not None
+    other = dataclasses.replace(cell, config=cell.config | {"seed_everything": 7})
+    shutil.move(cell.folder(tmp_path), other.folder(tmp_path))
+    assert other.results(tmp_path) is None, "whatever its folder is called"
+
+
+@pytest.mark.parametrize("path", sorted((REPO / "configs/grids").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_grid_is_understood(path: Path) -> None:
+    cells = shipped(path.stem)
+    assert cells
+    for cell in cells:
+        assert cell.config["seed_everything"] == cell.seed
+        noise = cell.config["data"]["init_args"]["noise"]
+        assert noise["class_path"].endswith("HumanNoise") or noise["init_args"]["seed"] == cell.seed
+        assert cell.config["trainer"]["logger"]["class_path"].endswith("CSVLogger")
+        if path.stem != "quickstart":
+            assert published.find(cell.config) or path.stem in ("mr", "choice", "features-mr", "features-cifar10n")
+
+
+@pytest.mark.parametrize("grid", sorted(path.parent.name for path in (REPO / "docs/results").glob("*/cells")))
+def test_published_cells_are_those_of_their_grid_whatever_options_came_later(grid: str) -> None:
+    cells = shipped(grid)
+    published_cells = REPO / "docs/results" / grid
+    known = {cell.folder(published_cells).name for cell in cells}
+    assert {path.name for path in (published_cells / "cells").iterdir()} <= known
+    assert any(cell.results(published_cells) for cell in cells)
