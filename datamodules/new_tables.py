@@ -1,17 +1,15 @@
 """New samples in a table, CSV, parquet or JSON, read some rows at a time."""
 
 import csv
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldmi_lightning.csv_file import DELIMITERS, read_csv
+from ldmi_lightning.csv_file import any_length, delimiter_of, read_csv
 from ldmi_lightning.errors import UserError
 
 from .hub import UnreadableDataset, reasons
@@ -136,16 +134,6 @@ def open_csv(place: Path, data: KnownInputs, kind: str) -> Place:
     return Place("row", chunks, None, label is not None, Counter(), notes)
 
 
-@contextmanager
-def _any_length() -> Iterator[None]:
-    """Let a cell be as long as a book."""
-    limit = csv.field_size_limit(sys.maxsize)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(limit)
-
-
 def _rows(place: Path, asked: Sequence[str], encoding: str, notes: list[str]) -> Iterator[list[str]]:
     """Yield the names of a CSV file's columns, and then its rows, one at a time; :func:`read_csv` says what is wrong with it."""
     names: list[str] = []
@@ -154,11 +142,11 @@ def _rows(place: Path, asked: Sequence[str], encoding: str, notes: list[str]) ->
             encoding="utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding, newline=""
         ) as file:
             first = next((line for line in file if line.strip()), "")
-            delimiter = max(DELIMITERS, key=lambda each: _found(first, each, asked))
+            delimiter = delimiter_of(first, asked)
             if delimiter != "," and not notes:
                 notes.append(f"{place.name}: columns are divided by {delimiter!r}, as its first line shows.")
             file.seek(0)
-            with _any_length():
+            with any_length():
                 for row in csv.reader(file, delimiter=delimiter, strict=True):
                     if len(row) != len(names) and not any(map(str.strip, row)):
                         continue
@@ -174,11 +162,6 @@ def _rows(place: Path, asked: Sequence[str], encoding: str, notes: list[str]) ->
         raise UserError(f"{INPUT} {place} cannot be read ({error}).") from error
     if not names:
         raise UserError(f"{INPUT} {place} is empty: its first line names no column.")
-
-
-def _found(line: str, delimiter: str, asked: Sequence[str]) -> tuple[int, int]:
-    names = [name.strip() for name in next(csv.reader([line], delimiter=delimiter), [])]
-    return sum(name in names for name in asked), len(names)
 
 
 def open_dataset(place: Path, data: KnownInputs, kind: str) -> Place:

@@ -74,13 +74,13 @@ def read_csv(
     text = decoded(path.read_bytes(), what, encoding, option)
     if not text.strip():
         raise UserError(f"{what} is empty: its first line names no column {columns[0]}.")
-    delimiter = _delimiter(text, columns)
+    delimiter = delimiter_of(text, columns)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     names: list[str] = []
     lines: list[int] = []
     cells: dict[str, list[str]] = {}
     longer: list[int] = []
-    with _any_length():
+    with any_length():
         begins = 1
         try:
             for row in reader:
@@ -112,7 +112,7 @@ def read_csv(
 
 
 @contextmanager
-def _any_length() -> Iterator[None]:
+def any_length() -> Iterator[None]:
     """Let a cell be as long as a book."""
     limit = csv.field_size_limit(sys.maxsize)
     try:
@@ -139,7 +139,7 @@ def _refuse_length(row: Sequence[str], names: Sequence[str], where: str) -> None
         )
 
 
-def _delimiter(text: str, columns: Sequence[str]) -> str:
+def delimiter_of(text: str, columns: Sequence[str]) -> str:
     """Return what divides the columns: by which the first line names most of those asked for, or else most of any."""
     line = LINE_END.split(text.lstrip("\r\n"), maxsplit=1)[0]
 

@@ -68,6 +68,25 @@ def beside(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder beside ``folder`` that takes its place in the end; where that fails, nothing is left of it.
+
+    Raises:
+        OSError: the folder is there already, or cannot be written.
+    """
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already")
+    unfinished = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:TAG]}{UNFINISHED}")
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        unfinished.rename(folder)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
 def remove_unfinished(folder: Path) -> None:
     """Remove what killed processes have left in a folder in which nobody else writes; other files stay, whatever their name."""
     for path in folder.glob(f"*.{'[0-9a-f]' * TAG}{UNFINISHED}"):

@@ -11,12 +11,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldmi_lightning import files
+from ldmi_lightning.condensed import DRAWN, condensed
 from ldmi_lightning.joint import log_dmi
 
 NAMED_CLASSES = 20
 """Up to so many classes have their names at the axes."""
-DRAWN = 250
-"""Of more classes than this the greatest value of each block is drawn: averaged, a diagonal would fade."""
 
 
 def row_shares(joint: Tensor) -> Tensor:
@@ -77,16 +76,6 @@ def _heatmaps(
                     axes.text(column, row, f"{share:.2f}", ha="center", va="center", color=tone, fontsize=8)
     figure.colorbar(image, ax=figure.axes, label=f"P({columns} | {rows})", shrink=0.8)
     return figure
-
-
-def condensed(matrix: NDArray[Any]) -> NDArray[Any]:
-    """Return a matrix ``(C, C)`` as it is drawn: of more than :data:`DRAWN` classes the greatest value of each square block.
-
-    >>> condensed(np.eye(500)).shape, bool((condensed(np.eye(500)) == np.eye(250)).all())
-    ((250, 250), True)
-    """
-    starts = np.arange(0, len(matrix), -(-len(matrix) // DRAWN))
-    return np.maximum.reduceat(np.maximum.reduceat(matrix, starts, axis=0), starts, axis=1)
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -9,6 +9,17 @@ from ldmi_lightning.audit import Audit, Estimate
 from ldmi_lightning.audit.rows import Rows
 from ldmi_lightning.originals import Original
 
+FILES = [
+    "audit.html",
+    "issues.csv",
+    "label_studio.json",
+    "label_studio.xml",
+    "labels.csv",
+    "review.csv",
+    "summary.json",
+]
+"""What an audit's folder holds."""
+
 
 def estimate(value: Any) -> Estimate:
     value = np.asarray(value, dtype=float)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from audits import FILES
 from test_stage_cache import configuration
 
 from ldmi_lightning.commands import main
@@ -32,15 +33,6 @@ SHORT = [
     *("--trainer.logger", "false", "--trainer.enable_progress_bar", "false"),
 ]
 AUDIT = ["audit", *SHORT, "--folds", "2", "--output", "here"]
-FILES = [
-    "audit.html",
-    "issues.csv",
-    "label_studio.json",
-    "label_studio.xml",
-    "labels.csv",
-    "review.csv",
-    "summary.json",
-]
 FORKS = multiprocessing.get_context("forkserver")
 ROWS = 1497
 

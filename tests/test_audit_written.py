@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import torch
-from audits import estimate, judged, rows_of
+from audits import FILES, estimate, judged, rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,15 +29,6 @@ from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import LabelFileNoise
 from ldmi_lightning.originals import Original
 
-FILES = [
-    "audit.html",
-    "issues.csv",
-    "label_studio.json",
-    "label_studio.xml",
-    "labels.csv",
-    "review.csv",
-    "summary.json",
-]
 FORMULAS = ["=1+1", "+b", "-c", "@d"]
 
 

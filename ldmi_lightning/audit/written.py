@@ -1,9 +1,6 @@
 """The folder that an audit writes: whole, or not at all."""
 
-import shutil
-import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +40,7 @@ def write_audit(folder: Path, found: Audit, rows: Rows, *, threshold: float, hea
 
     labels = corrected(found, threshold)
     content = summary(found, rows, labels, threshold=threshold, head=head)
-    with _new_folder(folder) as unfinished:
+    with files.new_folder(folder) as unfinished:
         write_issues(unfinished / ISSUES, found, rows, found.order)
         write_labels(unfinished / LABELS, found, rows, labels)
         write_issues(unfinished / REVIEW, found, rows, found.order[to_review(found, labels)[found.order]])
@@ -51,18 +48,3 @@ def write_audit(folder: Path, found: Audit, rows: Rows, *, threshold: float, hea
         content["label_studio_root"] = None if root is None else str(root)
         files.write(unfinished / SUMMARY, as_json(content).encode(errors=UNENCODABLE))
         files.write(unfinished / PAGE, audit_page(content, worst(found, rows, labels)).encode(errors=UNENCODABLE))
-
-
-@contextmanager
-def _new_folder(folder: Path) -> Iterator[Path]:
-    """Give a folder beside ``folder`` that takes its place in the end; where that fails, nothing is left of it."""
-    if folder.exists():
-        raise FileExistsError(f"{folder} is there already")
-    unfinished = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[: files.TAG]}{files.UNFINISHED}")
-    unfinished.mkdir(parents=True)
-    try:
-        yield unfinished
-        unfinished.rename(folder)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise

@@ -1,8 +1,6 @@
 """The folder of an exported model: graph, README, words or tokenizer, and what is known of it; whole, or not at all."""
 
 import json
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,24 +43,18 @@ def refuse_existing(folder: Path) -> None:
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """Give a folder beside ``folder`` that takes its place in the end; where that fails, nothing is left of it.
+    """Give what :func:`ldmi_lightning.files.new_folder` gives.
 
     Raises:
         UserError: it cannot be written.
     """
-    unfinished = folder.with_name(f"{folder.name}.{uuid.uuid4().hex[: files.TAG]}{files.UNFINISHED}")
     try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        unfinished.rename(folder)
+        with files.new_folder(folder) as unfinished:
+            yield unfinished
     except OSError as error:
-        shutil.rmtree(unfinished, ignore_errors=True)
         raise UserError(
             f"--output {folder} cannot be written ({error.strerror or error}): choose another place."
         ) from error
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
 
 
 def write_beside(

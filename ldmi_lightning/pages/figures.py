@@ -16,6 +16,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ldmi_lightning.condensed import DRAWN, condensed
+
 INK = "#010203"
 """What is drawn in this colour has the colour of the page's text."""
 
@@ -24,8 +26,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 
 NAMED_CLASSES = 20
 """Up to so many classes have their names at the axes."""
-DRAWN = 250
-"""Of more classes than this the greatest value of each block is drawn: averaged, a diagonal would fade."""
 LONGEST_NAME = 18
 """Names at an axis are cut to so many characters."""
 
@@ -129,16 +129,6 @@ def heatmap(
         drawn = svg(figure, f"{title}: {rows} in rows, {columns} in columns")
     blocks = "" if size <= DRAWN else " (a pixel is the greatest value of its block)"
     return Markup('<div class="caption">{}{}</div>{}').format(title, blocks, drawn)
-
-
-def condensed(matrix: NDArray[Any]) -> NDArray[Any]:
-    """Return a matrix ``(C, C)`` as it is drawn: of more than :data:`DRAWN` classes the greatest value of each square block.
-
-    >>> condensed(np.eye(500)).shape, bool((condensed(np.eye(500)) == np.eye(250)).all())
-    ((250, 250), True)
-    """
-    starts = np.arange(0, len(matrix), -(-len(matrix) // DRAWN))
-    return np.maximum.reduceat(np.maximum.reduceat(matrix, starts, axis=0), starts, axis=1)
 
 
 def shortened(name: str) -> str:
