@@ -6,13 +6,22 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from test_audit_command import inside, rows_of
 
+from ldmi_lightning.audit import audit
+from ldmi_lightning.audit.rows import Rows
 from ldmi_lightning.commands import main
+from ldmi_lightning.commands.audit_result import Told, finish
+from ldmi_lightning.originals import Originals
 
 WITHOUT_TORCH = """
 import sys, time
+from ldmi_lightning.audit import audit
+from ldmi_lightning.audit.rows import Rows
 from ldmi_lightning.commands import main
+from ldmi_lightning.commands.audit_result import Told, finish
+from ldmi_lightning.originals import Originals
 try:
     code = main(["audit", "--probabilities", "P.npy", "--labels", "L.csv", *sys.argv[1:]])
 except SystemExit as end:
@@ -70,3 +79,15 @@ def test_help_needs_no_pytorch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--probabilities P.npy" in done.stdout
+
+
+@pytest.mark.parametrize(("way", "left"), [("folds", True), ("probabilities", False)])
+def test_clean_labels_are_left_where_the_model_is_known_not_to_have_seen_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], way: str, left: bool
+) -> None:
+    y = np.arange(600) % 3
+    found = audit(0.03 + 0.91 * np.eye(3)[y], y, outputs="given")
+    nothing = Originals(len(y), lambda _: None)
+    rows = Rows(np.arange(600), np.full(600, "train"), np.zeros(600, bool), ["a", "b", "c"], nothing, None)
+    finish(tmp_path / "audit", found, found, rows, None, Told(["ldmi", "audit"], way, {}, [], "next"))
+    assert ("Leave them as they are" in capsys.readouterr().out) == left

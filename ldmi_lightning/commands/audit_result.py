@@ -58,7 +58,8 @@ def finish(folder: Path, found: Audit, counted: Audit, rows: Rows, threshold: fl
     """
     threshold = THRESHOLD if threshold is None else threshold
     true = None if rows.true is None else rows.true[~rows.seen]
-    said = advice(counted, rows.class_names)
+    # A run has chosen its epochs by its validation labels; of anybody's outputs nobody knows.
+    said = advice(counted, rows.class_names, held_out=True if told.way == "folds" else None)
     head = {
         "command": shlex.join(map(str, told.command)),
         "way": told.way,
