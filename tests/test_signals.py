@@ -252,3 +252,13 @@ def test_a_broken_connection_is_told_as_one() -> None:
     )
     assert "its own line says why" in line_of(RuntimeError("Read error [127.0.0.1]:3: Connection reset by peer"))
     assert line_of(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) == ""
+
+
+def test_a_failed_rank_that_was_waited_for_is_left_to_nobody_who_would_kill_this_process() -> None:
+    launched = [subprocess.Popen([sys.executable, "-c", "raise SystemExit(2)"])]
+    (rank,) = launched
+    ending = Ending()
+    ending.watch(lambda: launched)
+    ending.close_ranks(failed=True)
+    assert rank.returncode == 2
+    assert launched == [], "Lightning's own observer kills all processes of a run in whose list a failed one stands"

@@ -133,7 +133,9 @@ class Ending:
     def close_ranks(self, failed: bool) -> None:
         """Wait for the ranks that this process has launched, and kill those that do not end in time."""
         end = time.monotonic() + (PATIENCE_SECONDS if failed else GRACE_SECONDS)
-        children, self._watched = self._children(), None
+        launched, self._watched = self._children(), None
+        children = list(launched)
+        launched.clear()  # or Lightning, which looks at it every five seconds, would kill this process beside a failed one
         for child in children:
             try:
                 child.wait(max(0.0, end - time.monotonic()))
