@@ -1,35 +1,26 @@
-"""How well wrong labels are found: the audit beside cleanlab, on Fashion-MNIST's ten classes with errors that are known.
+"""How well audits found wrong labels, beside cleanlab on the same probabilities, where the true labels are known.
 
-    python benchmarks/audit.py --root FASHION_MNIST [--seeds 1 2 3] [--settings pairs symmetric] [--save FOLDER]
+    python benchmarks/audit.py AUDIT [AUDIT …]
 
-Of the first 25,000 images 20,000 are trained on and 5,000 select; the next 10,000, which no model has seen, are audited. In
-``pairs`` 60 % of five classes are labelled as what they are most like: T-shirt → Shirt, Pullover → Coat, Sandal → Sneaker,
-Trouser → Dress, Bag → Ankle boot; in ``symmetric`` 40 % of all labels are any other class. FashionCNN is trained by L_DMI and
-refine, and by cross-entropy for as many epochs. For each, every rank of cleanlab's is shown, and its number of label errors by
-both of its ways. cleanlab is no dependency: where it is not installed (pip install cleanlab), a line says so and its rows are
-left out. Probabilities that lie in ``--save`` from before are read. One thread; two minutes for each setting and seed.
+AUDIT is what ``ldmi audit … --folds N --output AUDIT`` has left. For each, the ranking is compared with every rank of cleanlab's,
+and the number of wrong labels with both of its ways to count them. Audits whose names differ in the number at their end alone
+(``pairs-1``, ``pairs-2``) are repetitions: of several, mean and standard deviation follow. cleanlab is no dependency: where it is
+not installed (pip install cleanlab), a line says so and its rows are left out. One thread; seconds for each audit.
 """
 
 import argparse
-import sys
-from contextlib import redirect_stdout
+import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-import pytorch_lightning as pl
-import torch
 from numpy.typing import NDArray
 
-from ldmi_lightning import LDMIModule, Stage
 from ldmi_lightning.audit import against_truth, audit
 from ldmi_lightning.audit.truth import auroc, average_precision
-from ldmi_lightning.cpu_speed import prepare_process
-from ldmi_lightning.datamodules import FashionMNISTDataModule, TensorDataModule
-from ldmi_lightning.losses import CELoss, DMILoss, ForwardLoss
-from ldmi_lightning.models import FashionCNN
-from ldmi_lightning.noise import ClassDependentNoise, SymmetricNoise
-from ldmi_lightning.training.predictions import predict_split
+from ldmi_lightning.datamodules.fold_splits import FOLD
+from ldmi_lightning.runs.outputs import Outputs, read
 
 try:
     from cleanlab.count import num_label_issues
@@ -37,10 +28,6 @@ try:
 except ImportError:
     num_label_issues = get_label_quality_scores = None
 
-KNOWN, ALL = 25_000, 35_000
-"""So many images train and select; those after them are audited."""
-
-FLIPS = {0: 6, 2: 4, 5: 7, 1: 3, 8: 9}
 RANKS = (
     ("self_confidence", False),
     ("self_confidence", True),
@@ -49,110 +36,100 @@ RANKS = (
     ("confidence_weighted_entropy", False),
 )
 """cleanlab's scores of a label, each with and without adjusting for the classes' own confidence, as far as it can."""
+COUNTS = ("off_diagonal", "off_diagonal_calibrated")
+"""cleanlab's ways to count wrong labels."""
+HEAD = "| rank or count | AUROC | average precision | number of wrong labels |\n|---|---|---|---|"
 
 
-def noise(setting: str, seed: int) -> ClassDependentNoise | SymmetricNoise:
-    """Return what makes the labels wrong."""
-    if setting == "pairs":
-        return ClassDependentNoise(rate=0.6, flips=FLIPS, seed=seed)
-    return SymmetricNoise(rate=0.4, seed=seed)
+class Row(NamedTuple):
+    """A row of the table: figures, ``None`` for what a way does not give.
+
+    Attributes:
+        auroc: of the ranking.
+        precision: average precision.
+        number: estimated number of wrong labels, divided by the true one, less 1.
+    """
+
+    auroc: float | None = None
+    precision: float | None = None
+    number: float | None = None
 
 
-def stages(method: str) -> dict[str, Stage]:
-    """Return the stages of a method, of 20 epochs in all."""
-
-    def adam(rate: float) -> Any:
-        return lambda params: torch.optim.Adam(params, lr=rate)
-
-    def falling(optimizer: Any) -> Any:
-        return torch.optim.lr_scheduler.MultiStepLR(optimizer, [4], 0.2)
-
-    warmup = Stage(CELoss(), 6, adam(1e-3), falling)
-    if method == "cross-entropy":
-        return {"warmup": warmup, "robust": Stage(CELoss(), 14, adam(3e-4), falling)}
-    refine = Stage(ForwardLoss("held_out", renew=True), 8, adam(3e-4), falling)
-    return {"warmup": warmup, "robust": Stage(DMILoss(0.9), 6, adam(3e-4), falling), "refine": refine}
-
-
-def probabilities(method: str, images: Any, labels: NDArray[np.int64], seed: int) -> tuple[NDArray[np.float32], str]:
-    """Train on the first images; return softmax outputs for those after them, and the stage that was kept."""
-    pl.seed_everything(seed, verbose=False)
-    rest = labels[KNOWN:]
-    data = TensorDataModule(images[:KNOWN], labels[:KNOWN], images[KNOWN:], rest, batch_size=128, val_share=0.2)
-    module = LDMIModule(FashionCNN(10), 10, **stages(method))
-    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_model_summary=False)
-    with redirect_stdout(sys.stderr):
-        trainer.fit(module, data)
-    data.setup("test")
-    return predict_split(module, data.test_dataloader()).probs.float().numpy(), str(module.chosen)
-
-
-def show(name: str, scores: NDArray[np.float64], is_wrong: NDArray[np.bool_], number: float | None) -> None:
-    """Print a row of the table."""
-    wrong = is_wrong.sum()
-    said = "" if number is None else f"{number:,.0f} ({100 * (number / wrong - 1):+.1f} %)"
-    print(
-        f"| {name} | {auroc(scores, is_wrong):.4f} | {average_precision(scores, is_wrong):.4f} | {said} |", flush=True
+def rows_of(folder: Path) -> tuple[Outputs, NDArray[np.float32], NDArray[np.int64], NDArray[np.int64]]:
+    """Return what a fold's run says, and of the rows of all folds probabilities, given labels and true ones."""
+    summary = json.loads((folder / "audit/summary.json").read_text())
+    of_folds = summary["made_by"]["runs"][:-1]  # the last has trained on everything
+    places = [place for run in of_folds for place in (folder / "cells" / Path(run).name).glob("*/outputs.npz")]
+    said = [read(place.parent) for place in places]
+    parts = [each.splits[FOLD] for each in said]
+    probs, given, clean = (
+        np.concatenate([getattr(part, name) for part in parts]) for name in ("probs", "given", "clean")
     )
+    known = clean >= 0
+    return said[0], probs[known], given[known], clean[known]
 
 
-def compare(method: str, kept: str, probs: NDArray[np.float32], y: NDArray[np.int64], true: NDArray[np.int64]) -> None:
-    """Print what the audit and cleanlab find by the same probabilities."""
-    outputs: Any = "true" if kept == "refine" or (kept == "robust" and method != "cross-entropy") else "given"
-    found = audit(probs, y, outputs=outputs)
+def measured(folder: Path) -> dict[str, Row]:
+    """Print an audit's table, and return its rows by name."""
+    said, probs, given, true = rows_of(folder)
+    is_wrong = given != true
+    found = audit(probs, given, outputs=said.outputs)
     truth = against_truth(found, true)
-    is_wrong = y != true
-    name = f"{method} ({kept})"
-    show(f"{name}: audit, outputs={outputs!r}", 1 - found.quality, is_wrong, found.wrong.value)
     print(
-        f"|   95 % interval {found.wrong.low:,.0f} to {found.wrong.high:,.0f}; right: {truth['given_accuracy']:.3f} as given, "
-        f"{(probs.argmax(axis=1) == true).mean():.3f} by the net, {truth['corrected_accuracy']:.3f} corrected | | | |"
+        f"\n**{folder.name}**: {is_wrong.sum():,} of {len(given):,} labels are wrong. {said.stage}'s outputs, of {said.outputs} "
+        f"labels: {found.wrong.value:,.0f} ({found.wrong.low:,.0f} to {found.wrong.high:,.0f}) estimated. Right: "
+        f"{100 * truth['given_accuracy']:.1f} % as given, {100 * (probs.argmax(axis=1) == true).mean():.1f} % by the net, "
+        f"{100 * truth['corrected_accuracy']:.1f} % corrected.\n\n{HEAD}"
     )
-    if get_label_quality_scores is None or num_label_issues is None:
-        return
-    exact = probs.astype(np.float64)
-    exact /= exact.sum(axis=1, keepdims=True)
-    for rank, adjusted in RANKS:
-        quality = get_label_quality_scores(y, exact, method=rank, adjust_pred_probs=adjusted)
-        show(f"{name}: cleanlab, {rank}{', adjusted' if adjusted else ''}", -quality, is_wrong, None)
-    for way in ("off_diagonal", "off_diagonal_calibrated"):
-        number = num_label_issues(y, exact, estimation_method=way)
-        print(f"| {name}: cleanlab, number, {way} | | | {number:,} ({100 * (number / is_wrong.sum() - 1):+.1f} %) |")
+
+    def ranked(quality: NDArray[np.float64], number: float | None = None) -> Row:
+        error = None if number is None else number / is_wrong.sum() - 1
+        return Row(auroc(-quality, is_wrong), average_precision(-quality, is_wrong), error)
+
+    rows = {"`ldmi audit`": ranked(found.quality, found.wrong.value)}
+    if get_label_quality_scores is not None and num_label_issues is not None:
+        exact = probs.astype(np.float64)
+        exact /= exact.sum(axis=1, keepdims=True)
+        for rank, adjusted in RANKS:
+            quality = get_label_quality_scores(given, exact, method=rank, adjust_pred_probs=adjusted)
+            rows[f"cleanlab, {rank}{', adjusted' if adjusted else ''}"] = ranked(quality)
+        for way in COUNTS:
+            number = num_label_issues(given, exact, estimation_method=way)
+            rows[f"cleanlab, {way}"] = Row(number=number / is_wrong.sum() - 1)
+    for name, row in rows.items():
+        print(f"| {name} | {cell([row.auroc])} | {cell([row.precision])} | {cell([row.number], of_number=True)} |")
+    return rows
+
+
+def cell(values: list[float | None], of_number: bool = False) -> str:
+    """Return mean and standard deviation of figures as a cell of a table, or a figure alone."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return ""
+    scale, form, unit = (100, "+.1f", " %") if of_number else (1, ".3f", "")
+    spread = f" ± {scale * np.std(known, ddof=1):{form.lstrip('+')}}" if len(known) > 1 else ""
+    return f"{scale * np.mean(known):{form}}{spread}{unit}"
 
 
 def main() -> None:
     """Measure, and print tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", help="a local folder with Fashion-MNIST; without it the hub's")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--settings", nargs="+", default=["pairs", "symmetric"], choices=["pairs", "symmetric"])
-    parser.add_argument("--save", type=Path, help="a folder to keep probabilities and labels in, and to read them from")
+    parser.add_argument("audits", nargs="+", type=Path, metavar="AUDIT")
     options = parser.parse_args()
-    prepare_process()
-    torch.set_num_threads(1)
+    if missing := [str(folder) for folder in options.audits if not (folder / "audit/summary.json").is_file()]:
+        parser.error(f"{missing[0]} holds no audit/summary.json: give what ldmi audit --folds N --output has left.")
     if get_label_quality_scores is None:
         print("cleanlab is not installed: its rows are left out. pip install cleanlab, and run again.")
-    examples = FashionMNISTDataModule("all", root=options.root).load()["train"]
-    images, clean = np.asarray(examples.x)[:ALL], np.asarray(examples.y)[:ALL]
-    for setting in options.settings:
-        for seed in options.seeds:
-            given = noise(setting, seed)(clean, 10, index=np.arange(ALL))
-            y, true = given[KNOWN:], clean[KNOWN:]
-            print(f"\n{setting}, seed {seed}: {(y != true).sum():,} of {len(y):,} labels are wrong\n")
-            print("| probabilities: rank | AUROC | average precision | number |\n|---|---|---|---|")
-            for method in ("L_DMI + refine", "cross-entropy"):
-                place = None
-                if options.save is not None:
-                    options.save.mkdir(parents=True, exist_ok=True)
-                    place = options.save / f"{setting}-{seed}-{'dmi' if method.startswith('L') else 'ce'}.npz"
-                if place is not None and place.is_file():
-                    with np.load(place) as stored:
-                        probs, kept = stored["probs"], str(stored["kept"])
-                else:
-                    probs, kept = probabilities(method, images, given, seed)
-                    if place is not None:
-                        np.savez(place, probs=probs, kept=kept, given=y, true=true)
-                compare(method, kept, probs, y, true)
+    repeated: dict[str, list[dict[str, Row]]] = {}
+    for folder in options.audits:
+        repeated.setdefault(re.sub(r"-\d+$", "", folder.name), []).append(measured(folder))
+    for name, each in repeated.items():
+        if len(each) > 1:
+            print(f"\n**{name}**, mean and standard deviation of {len(each)}:\n\n{HEAD}")
+            for way in each[0]:
+                of_way = [rows[way] for rows in each]
+                figures = (cell([row.auroc for row in of_way]), cell([row.precision for row in of_way]))
+                print(f"| {way} | {' | '.join(figures)} | {cell([row.number for row in of_way], of_number=True)} |")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.file_kinds import what_it_is
-from ldmi_lightning.noise.label_file import whole_number
+from ldmi_lightning.label_table import whole_number
 from ldmi_lightning.saying import say
 
 NAMES = [

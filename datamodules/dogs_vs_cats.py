@@ -9,8 +9,8 @@ from torch import nn
 
 from ldmi_lightning.csv_file import read_csv
 from ldmi_lightning.errors import UserError
+from ldmi_lightning.label_table import whole_number
 from ldmi_lightning.noise import Noise
-from ldmi_lightning.noise.label_file import whole_number
 from ldmi_lightning.saying import say
 
 from .base import Examples, NoisyDataModule

@@ -13,6 +13,7 @@ from ldmi_lightning.errors import UserError
 
 from .images import SUFFIXES
 
+ROOT = "--data.root"
 HIDDEN = "hidden"
 LOOPS = "leading back to a folder above"
 
@@ -37,34 +38,41 @@ def list_images(folder: Path, left_out: Counter[str], above: Sequence[Path] = ()
     return list(iter_images(folder, left_out, above))
 
 
-def iter_images(folder: Path, left_out: Counter[str], above: Sequence[Path] = ()) -> Iterator[Path]:
-    """Yield what :func:`list_images` returns, a folder at a time: of a million images the names take memory."""
-    yield from _walk(folder, {_identity(each) for each in above}, left_out)
+def iter_images(folder: Path, left_out: Counter[str], above: Sequence[Path] = (), option: str = ROOT) -> Iterator[Path]:
+    """Yield what :func:`list_images` returns, a folder at a time: of a million images the names take memory.
+
+    Args:
+        folder: the folder.
+        left_out: what is no image by its name is counted there, by suffix.
+        above: the folders that it lies in.
+        option: what has named it, for messages.
+    """
+    yield from _walk(folder, {_identity(each) for each in above}, left_out, option)
 
 
-def _walk(folder: Path, above: set[tuple[int, int]], left_out: Counter[str]) -> Iterator[Path]:
+def _walk(folder: Path, above: set[tuple[int, int]], left_out: Counter[str], option: str) -> Iterator[Path]:
     own = _identity(folder)
     if own in above:
         left_out[LOOPS] += 1
         return
-    for entry in entries(folder):
+    for entry in entries(folder, option):
         if entry.name.startswith("."):
             left_out[HIDDEN] += 1
         elif entry.is_dir():
-            yield from _walk(Path(entry.path), above | {own}, left_out)
+            yield from _walk(Path(entry.path), above | {own}, left_out, option)
         elif (suffix := Path(entry.name).suffix.lower()) in SUFFIXES:
             yield Path(entry.path)
         else:
             left_out[suffix or "without a suffix"] += 1
 
 
-def entries(folder: Path) -> list[os.DirEntry[str]]:
+def entries(folder: Path, option: str = ROOT) -> list[os.DirEntry[str]]:
     """Return what a folder holds, by name, or raise if nobody may look."""
     try:
         with os.scandir(folder) as scan:
             return sorted(scan, key=lambda entry: entry.name)
     except OSError as error:
-        raise UserError(f"{folder} cannot be read ({error.strerror}). Look at --data.root.") from error
+        raise UserError(f"{folder} cannot be read ({error.strerror}). Look at {option}.") from error
 
 
 def _identity(folder: Path) -> tuple[int, int]:

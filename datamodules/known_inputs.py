@@ -38,6 +38,8 @@ class KnownInputs(pl.LightningDataModule):
     """How characters are stored in CSV files."""
     input_kinds: Kinds | None = None
     """What the stored inputs are like; known after ``setup``, or from a checkpoint."""
+    num_ids: int | None = None
+    """How many token ids the run's net knows, where it was told so and inputs are such."""
     splits: dict[str, Split]
 
     def eval_transform(self) -> nn.Module:

@@ -214,9 +214,20 @@ class NewData:
                 f"The run's images hold values from 0 to {self.data.white}, but got {int(stored.max())}. Scale them, or give "
                 "image files, which are scaled."
             )
+        if self.kind == "ids":
+            self._refuse_unknown_ids(stored)
         dtypes = iter([getattr(torch, dtype) for dtype, _ in known.values()])
         stored = map_tensors(lambda each: each.to(next(dtypes)), stored)
         return stored, [(int(place), "it holds NaN or infinity") for place in np.flatnonzero(~finite)]
+
+    def _refuse_unknown_ids(self, ids: Tensor) -> None:
+        size = self.data.num_ids or getattr(self.data, "vocab_size", None)
+        if size and ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < size:
+            odd = int(ids.max()) if int(ids.max()) >= size else int(ids.min())
+            raise UserError(
+                f"The run's net knows {size:,} token ids, 0 to {size - 1}, but got {odd}. Make the ids as those of training were "
+                "made."
+            )
 
 
 def without_training_data(config: Any, class_names: Sequence[str] | None) -> None:

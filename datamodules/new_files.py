@@ -69,7 +69,7 @@ def _images(place: Path) -> Place:
     left_out: Counter[str] = Counter()
 
     def paths() -> Iterator[Path]:
-        return iter_images(place, left_out) if place.is_dir() else iter([place])
+        return iter_images(place, left_out, option=INPUT) if place.is_dir() else iter([place])
 
     def chunks(size: int) -> Iterator[Chunk]:
         above = place if place.is_dir() else place.parent

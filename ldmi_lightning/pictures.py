@@ -68,8 +68,8 @@ def _heatmaps(
         axes.set_xlabel(columns)
         axes.set_ylabel(rows)
         if 0 < len(class_names) <= NAMED_CLASSES:
-            axes.set_xticks(range(len(class_names)), class_names, rotation=90)
-            axes.set_yticks(range(len(class_names)), class_names)
+            for ticks, turned in ((axes.set_xticks, 90), (axes.set_yticks, 0)):  # a class may be called $
+                ticks(range(len(class_names)), class_names, rotation=turned, parse_math=False)
             for (row, column), share in np.ndenumerate(matrix) if numbers else ():
                 if share > 0:
                     tone = "black" if share > 0.5 else "white"

@@ -27,6 +27,12 @@ class Flowers(NoisyDataModule):
         every = Examples(x, y, np.arange(60))
         return {"train": every.take(slice(0, 40)), "val": every.take(slice(40, 50)), "test": every.take(slice(50, 60))}
 
+class Sentences(Flowers):
+    def load(self):
+        random = np.random.RandomState(1)
+        return {name: each._replace(x=torch.from_numpy(random.randint(1, 9, (len(each.y), 4)))) for name, each in
+                super().load().items()}
+
 class Encoder(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -104,6 +110,13 @@ def fit_flowers(folder: Path) -> Path:
     return fitted(folder, "--data", "flower_data.Flowers", "--model.backbone", "flower_data.Flat", *WARMUP)
 
 
+def fit_sentences(folder: Path) -> Path:
+    """Return the checkpoint of a run on token ids, by a data set of one's own."""
+    (folder / "sentence_data.py").write_text(OWN)
+    net = ["--model.backbone", "WordCNN", "--model.backbone.vocab_size", "9"]
+    return fitted(folder, "--data", "sentence_data.Sentences", *net, *WARMUP)
+
+
 def fit_texts(folder: Path) -> Path:
     """Return the checkpoint of a run on a CSV that is gone."""
     source = text_table(folder / "train.csv")
@@ -121,3 +134,40 @@ def fit_texts(folder: Path) -> Path:
     found = fitted(folder, *words, "--model.backbone", "WordCNN", *stages, stage="robust")
     source.unlink()
     return found
+
+
+# -- fixtures -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run each test in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit_digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit_flowers(tmp_path_factory.mktemp("flowers"))
+
+
+@pytest.fixture(scope="module")
+def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit_sentences(tmp_path_factory.mktemp("sentences"))
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit_texts(tmp_path_factory.mktemp("texts"))
+
+
+@pytest.fixture
+def importable(flowers: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the checkpoint of flowers, whose classes can be imported."""
+    monkeypatch.syspath_prepend(str(flowers.parents[2]))
+    return flowers

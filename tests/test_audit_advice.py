@@ -68,6 +68,35 @@ def test_few_errors_are_relabelled_by_hand() -> None:
     )
 
 
+@pytest.mark.parametrize("distance", [1.5, 2.0, 2.5])
+@pytest.mark.parametrize("held_out", [True, None])
+def test_hard_samples_are_not_called_wrong_by_a_model_of_the_given_labels(
+    distance: float, held_out: bool | None
+) -> None:
+    """All labels are right, but the classes overlap: such outputs cannot tell, and the advice says so, with what to look at."""
+    text = said(np.eye(5), "given", held_out, distance=distance)
+    assert "Relabel" not in text
+    unsure = re.search(r"the ([\d,]+) most doubtful labels may be right", text)
+    assert "hard samples whose labels are right may be" in text
+    if unsure is None:
+        assert "whether the samples are hard or the labels wrong" in text
+        return
+    assert "hard samples look like wrong labels" in text
+    few = int(unsure[1].replace(",", "")) <= 100
+    looked = (
+        "all of them before any is changed" if few else "100 of them first, and at the others only if most of these are"
+    )
+    assert f"look at {looked}" in text
+
+
+@pytest.mark.parametrize("rate", [0.06, 0.3])
+def test_wrong_labels_by_a_model_of_the_given_labels_are_looked_at_before_they_are_changed(rate: float) -> None:
+    text = said(symmetric(5, rate), "given", True)
+    assert "look at 100 of them first, and at the others only if most of these are wrong" in text
+    assert "audit its outputs" in text
+    assert "Leave" not in text
+
+
 def test_symmetric_and_class_dependent_errors_are_told_apart() -> None:
     even, one_way = said(symmetric(5, 0.4), "true"), said(class_dependent(5, 0.3), "true")
     assert "The errors are about symmetric" in even

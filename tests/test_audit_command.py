@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -213,6 +214,24 @@ def test_an_audit_that_is_killed_again_and_again(audited: Path, tmp_path: Path, 
         with inside(tmp_path):
             assert main(AUDIT) == 0
     same_audits(tmp_path / "here", audited)
+
+
+# -- ranks ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_folds_on_two_ranks_hold_the_same_rows_once(audited: Path, tmp_path: Path) -> None:
+    ranks = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    words = [*AUDIT, *ranks, "--model.warmup.epochs", "1", "--model.robust.epochs", "1"]
+    own = {name: value for name, value in os.environ.items() if not name.startswith(("PL_", "LDMI_"))}
+    subprocess.run([sys.executable, "-m", "ldmi_lightning", *words], cwd=tmp_path, env=own, check=True)
+    for number in (1, 2):
+        one, two = (read(run_of(folder, f"fold-{number}-of-2")).splits[FOLD] for folder in (audited, tmp_path / "here"))
+        assert len(set(two.index.tolist())) == len(two.index)
+        assert np.array_equal(one.index, two.index)
+        assert np.array_equal(one.given, two.given)
+    assert len(list(tmp_path.rglob("outputs.npz"))) == 2  # written by one rank each
+    assert len(rows_of(tmp_path / "here/audit/issues.csv")) == ROWS
 
 
 # -- a run ------------------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """Mistakes with `ldmi audit`: exit code 2, and one line that says what was wrong, what it got, and what to do."""
 
+import os
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,9 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
     np.save(folder / "objects.npy", np.array([{}, {}], dtype=object), allow_pickle=True)
+    np.savez(folder / "P.npz", right)
+    begins = (folder / "P.npy").read_bytes()[:128]
+    (folder / "huge.npy").write_bytes(begins.replace(b"(12, 3), }" + b" " * 12, b"(12" + b"0" * 12 + b", 3), }"))
     (folder / "text.npy").write_text("0.5,0.5\n")
     (folder / "cut.npy").write_bytes((folder / "P.npy").read_bytes()[:150])
     names = ["abc"[i % 3] for i in range(ROWS)]
@@ -46,6 +51,11 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "own": ("text,label,person", [f"word{i % 7},{'ab'[i % 2]},{'x' if i % 3 else f'p{i}'}" for i in range(60)]),
         "single": ("text,label", [f"word{i % 7},{'rare' if i == 4 else 'ab'[i % 2]}" for i in range(60)]),
         "groups": ("index,group", [f"{i},{i}" for i in range(9)]),
+        "blank": ("label,person", ["a,x", ",x", *(f"{name},x" for name in names[2:])]),
+        "none": ("label", [*names[:3], "NaN", *names[4:]]),
+        "negative": ("label,index", [f"{name},{i - 1}" for i, name in enumerate(names)]),
+        "clean": ("label,clean", [f"{name},{'d' if i == 2 else name}" for i, name in enumerate(names)]),
+        "quoted": ("label", ["'=a" if i == 5 else "b" for i in range(ROWS)]),
     }
     for name, (head, lines) in tables.items():
         (folder / f"{name}.csv").write_text("\n".join([head, *map(str, lines), ""]))
@@ -92,6 +102,13 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "an output that exists": ([*ARRAYS, "--output", "there"], "there is there already. Remove or rename it"),
     "no such array": (arrays("nowhere"), "nowhere.npy: there is no such file"),
     "text as an array": (arrays("text"), "text.npy is no .npy file"),
+    "a folder as an array": (["--probabilities", "there", *ARRAYS[2:]], "--probabilities there is a folder"),
+    "an .npz archive": (
+        ["--probabilities", "P.npz", *ARRAYS[2:]],
+        "is no .npy file, but an archive, as .npz files are",
+    ),
+    "a device as an array": (["--probabilities", os.devnull, *ARRAYS[2:]], f"{os.devnull} is no file"),
+    "an array larger than memory": (arrays("huge"), "huge.npy does not fit into memory"),
     "an array cut short": (arrays("cut"), "cut.npy is damaged or cut short"),
     "an array of objects": (arrays("objects"), "objects.npy holds Python objects, which are not loaded"),
     "an array of one dimension": (arrays("flat"), r"has the shape \(12,\), but must have \(N, C\)"),
@@ -101,8 +118,10 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "NaN": (arrays("nan"), "row 2 holds nan"),
     "a negative probability": (arrays("negative"), "holds -0.4"),
     # labels
+    "a folder as labels": ([*ARRAYS[:2], "--labels", "there"], "--labels there is a folder. Give a CSV file"),
+    "an array as labels": ([*ARRAYS[:2], "--labels", "P.npy"], "P.npy is an .npy file. Give a CSV file"),
     "no such labels": (arrays(labels="nowhere"), "nowhere.csv: there is no such file"),
-    "no column of labels": (arrays(labels="other"), "has no column label, but class"),
+    "no column of labels": (arrays(labels="other"), "its first line names no column label, but 'class'"),
     "labels of another length": (arrays(labels="short"), "has 11 labels, but there are probabilities of 12 rows"),
     "fewer names than classes": (arrays(labels="two"), r"names 2 classes \(a, b\), but the probabilities are of 3"),
     "a label that is no class": (arrays(labels="large"), "line 5: label '3' is no class. Labels are 0..2"),
@@ -110,7 +129,26 @@ MISTAKES: dict[str, tuple[list[str], str]] = {
     "class names of another number": ([*ARRAYS, "--class_names", "a,b"], "names 2 different classes, but .* of 3"),
     "class names without the labels'": ([*ARRAYS, "--class_names", "x,y,z"], "line 2: label 'a' is no class"),
     "an index twice": (arrays(labels="twice"), "has the index 0 more than once"),
-    "an index that is no number": (arrays(labels="words"), "index must be a whole number from 0, but got 'x'"),
+    "an index that is no number": (arrays(labels="words"), "line 2 has the index 'x', which is no whole number from 0"),
+    "a negative index": (arrays(labels="negative"), "has the index -1, but an index counts from 0"),
+    "a row without a label": (arrays(labels="blank"), "line 3 has no label: write one, or leave the line out"),
+    "a label that says that there is none": (
+        arrays(labels="none"),
+        "line 5: label 'NaN' is none: write one, or leave the row out. If a class is called so, .* --class_names",
+    ),
+    "a clean label that is no class": (
+        arrays(labels="clean"),
+        "line 4: clean 'd' is no class. Labels are 0..2 or one of a",
+    ),
+    "a position where classes are called by numbers": (
+        [*arrays(labels="large"), "--class_names", "1,2,3"],
+        "line 2: label '0' is no class. Labels are 1, 2, 3",
+    ),
+    "a label that may mean two classes": (
+        [*arrays(labels="quoted"), "--class_names", "=a,'=a,b"],
+        "line 7: label .* is a class, and what is written for the class '=a': it is unclear which is meant",
+    ),
+    "an output below a file": ([*ARRAYS, "--output", "L.csv/out"], "L.csv/out lies below L.csv, which is a file"),
     # folds
     "a config of one fold": (["--config", "one-fold.yaml"], r"is that of one fold \(fold: 2/5\)"),
     "more folds than rows": (["--folds", "5000"], "1497 rows cannot be dealt out to 5000 folds"),
@@ -144,3 +182,13 @@ def test_a_mistake_has_one_clear_line(
     assert line.startswith("ldmi: error: ")
     assert re.search(said, line), line
     assert sorted(room.iterdir()) == before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="takes a file of /proc that nobody can read")
+@pytest.mark.parametrize("option", ["--probabilities", "--labels"])
+def test_what_cannot_be_read_is_named(
+    option: str, room: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(room)
+    assert main(["audit", *ARRAYS, option, "/proc/self/mem"]) == 2
+    assert f"{option} /proc/self/mem cannot be read (Input/output error). " in capsys.readouterr().err

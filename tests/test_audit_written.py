@@ -1,6 +1,7 @@
 """What an audit writes: every file read back by what it is made for, whole or not at all, the same bytes each time."""
 
 import csv
+import io
 import json
 import os
 import subprocess
@@ -20,10 +21,11 @@ from hypothesis import strategies as st
 
 from ldmi_lightning.audit import tables
 from ldmi_lightning.audit.audit import Audit, corrected
+from ldmi_lightning.audit.label_studio import task
 from ldmi_lightning.audit.rows import Rows
 from ldmi_lightning.audit.tables import doubtful, to_review
 from ldmi_lightning.audit.written import write_audit
-from ldmi_lightning.csv_file import original_text, read_csv
+from ldmi_lightning.csv_file import original_text, read_csv, safe_cell
 from ldmi_lightning.datamodules import TensorDataModule
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import LabelFileNoise
@@ -74,8 +76,7 @@ def test_texts_are_read_back_as_they_were(tmp_path: Path) -> None:
 
 
 def test_classes_without_names_and_true_labels_have_columns_of_their_own(tmp_path: Path) -> None:
-    rows = rows_of(FOUR, ["0", "1", "2"], true=np.array([0, 1, -1, 1]))
-    found = table(written(tmp_path, rows=rows) / "issues.csv")
+    found = table(written(tmp_path, rows=rows_of(FOUR, list("012"), true=np.array([0, 1, -1, 1]))) / "issues.csv")
     assert [row["true_label"] for row in found] == ["1", "-1", "1", "0"]
     assert "given_name" not in found[0]
     assert {row["original"] for row in found} == {""}
@@ -104,6 +105,14 @@ def test_rows_are_made_a_part_at_a_time(tmp_path: Path, monkeypatch: pytest.Monk
     whole = (written(tmp_path / "whole") / "issues.csv").read_bytes()
     monkeypatch.setattr(tables, "CHUNK", 3)
     assert (written(tmp_path / "parts") / "issues.csv").read_bytes() == whole
+
+
+@given(texts=st.lists(st.text(), min_size=2, max_size=4))
+@settings(max_examples=50, deadline=None)
+def test_a_cell_is_written_as_by_pythons_own_writer(texts: list[str]) -> None:
+    own = io.StringIO(newline="")
+    csv.writer(own).writerow(map(safe_cell, texts))
+    assert ",".join(map(tables.csv_cell, texts)) + "\r\n" == own.getvalue()
 
 
 def test_nothing_to_look_at_leaves_the_names_of_the_columns(tmp_path: Path) -> None:
@@ -212,6 +221,15 @@ def test_doubtful_labels_become_tasks_that_fit_their_configuration(tmp_path: Pat
     assert (shown.tag, shown.get("name"), shown.get("value")) == ("Text", "sample", "$text")
     assert (choices.tag, choices.get("name"), choices.get("toName")) == ("Choices", "label", "sample")
     assert [choice.get("value") for choice in choices] == ["cat", "dog", "=cow"]
+
+
+def test_each_line_is_a_task_of_its_own_class(tmp_path: Path) -> None:
+    names = ["{}", '"data": {}, "score": 0.5', "</script>"]
+    folder = written(tmp_path, rows=rows_of(FOUR, names))
+    said = zip(FOUR.given, FOUR.suggested, FOUR.confidence.tolist(), strict=True)
+    made = [task({"index": k, "given_label": names[y]}, names[other], p) for k, (y, other, p) in enumerate(said)]
+    lines = (folder / "label_studio.json").read_text().splitlines()
+    assert [line.rstrip(",") for line in lines[1:-1]] == [json.dumps(each) for each in made[1:]]
 
 
 def test_files_are_addressed_below_the_folder_that_they_share(tmp_path: Path) -> None:

@@ -234,6 +234,14 @@ def test_a_backbone_is_told_what_the_data_know(mine: str) -> None:
     assert fit("--data", f"{mine}.Knows", "--model.backbone", f"{mine}.Net") == ["10/64/7"]
 
 
+@pytest.mark.parametrize("more", [["--model.warmup.epochs", "3"], ["--model.robust.optimizer.lr", "0.3"], []])
+def test_what_is_given_is_kept_beside_a_part_of_a_stage(mine: str, more: list[str]) -> None:
+    given = ["--model.backbone", f"{mine}.Net", "--model.backbone.num_features", "64"]
+    kept = parse_fit(["fit", *given, *more])["model"]["init_args"]
+    assert kept["backbone"]["init_args"] == {"num_features": 64}
+    assert "num_classes" not in kept
+
+
 def test_what_is_given_wins_and_is_kept(mine: str, capsys: pytest.CaptureFixture[str]) -> None:
     given = [
         "--model.backbone",

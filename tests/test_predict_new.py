@@ -7,39 +7,21 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import new_samples
 import numpy as np
 import pytest
 import torch
 import writers
-from new_samples import QUIET, WARMUP, answers, fit_digits, fit_flowers, fitted, held_out, photos, predict, rows
+from new_samples import QUIET, WARMUP, answers, fitted, held_out, photos, predict, rows
 
 from ldmi_lightning.datamodules import ImageFolderDataModule
 from ldmi_lightning.datamodules.image_listing import list_images
 from ldmi_lightning.originals import caption
 
 pytestmark = pytest.mark.usefixtures("hub_of_its_own")
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fit_digits(tmp_path_factory.mktemp("digits"))
-
-
-@pytest.fixture(scope="module")
-def flowers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fit_flowers(tmp_path_factory.mktemp("flowers"))
-
-
-@pytest.fixture
-def importable(flowers: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.syspath_prepend(str(flowers.parents[2]))
-    return flowers
+# fixtures
+here, digits = new_samples.here, new_samples.digits
+flowers, importable = new_samples.flowers, new_samples.importable
 
 
 # -- images -----------------------------------------------------------------------------------------------------------

@@ -1,46 +1,26 @@
 """Each mistake with `ldmi predict --input` is one line, and leaves nothing behind."""
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import new_samples
 import numpy as np
 import pytest
-from new_samples import fit_digits, fit_flowers, fit_texts, predict
+from new_samples import predict
 
 from ldmi_lightning.datamodules import DigitsDataModule
 from ldmi_lightning.datamodules.new_data import NewData
+from ldmi_lightning.datamodules.new_files import open_place
 from ldmi_lightning.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("hub_of_its_own")
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fit_digits(tmp_path_factory.mktemp("digits"))
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fit_texts(tmp_path_factory.mktemp("texts"))
-
-
-@pytest.fixture(scope="module")
-def flowers(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fit_flowers(tmp_path_factory.mktemp("flowers"))
-
-
-@pytest.fixture
-def importable(flowers: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.syspath_prepend(str(flowers.parents[2]))
-    return flowers
+# fixtures
+here, digits = new_samples.here, new_samples.digits
+flowers, importable = new_samples.flowers, new_samples.importable
+texts, sentences = new_samples.texts, new_samples.sentences
 
 
 def saved(array: Any, **options: Any) -> Callable[[], Path]:
@@ -139,6 +119,12 @@ MISTAKES: dict[str, tuple[str, Callable[[], Path], str]] = {
         saved(np.zeros((4, 5), np.float32)),
         r"shape \(3,\) a sample, but got .* shape \(5,\)",
     ),
+    "ids beyond the vocabulary": (
+        "sentences",
+        saved(np.array([[1, 2, 3, 8], [1, 2, 9, 57]])),
+        r"The run's net knows 9 token ids, 0 to 8, but got 57\. Make the ids",
+    ),
+    "negative ids": ("sentences", saved(np.array([[1, 2, 3, -4]])), "knows 9 token ids, 0 to 8, but got -4"),
     "a folder for numbers": ("flowers", lambda: Path(), "is a folder, but the run reads numbers. Give an array"),
 }
 
@@ -150,10 +136,16 @@ def latin() -> Path:
 
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_line_and_leaves_nothing(
-    name: str, request: pytest.FixtureRequest, importable: Path, capsys: pytest.CaptureFixture[str]
+    name: str,
+    request: pytest.FixtureRequest,
+    importable: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run, place, message = MISTAKES[name]
     checkpoint = request.getfixturevalue(run)
+    if run == "sentences":  # whose classes must be found as well
+        monkeypatch.syspath_prepend(str(checkpoint.parents[2]))
     where = place()
     capsys.readouterr()
     assert predict(checkpoint, where) == 2
@@ -167,3 +159,19 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 def test_a_checkpoint_that_says_nothing_of_its_inputs_is_refused() -> None:
     with pytest.raises(UserError, match="does not say what the inputs of DigitsDataModule are like"):
         NewData(DigitsDataModule())
+
+
+def test_a_folder_within_the_input_that_nobody_may_look_into_names_the_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("photos/in").mkdir(parents=True)
+    seen = os.scandir
+
+    def scandir(path: Path) -> Any:
+        if Path(path).name == "in":  # root may look into all of them
+            raise PermissionError(13, "Permission denied")
+        return seen(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    data = DigitsDataModule()
+    data.load_state_dict({"inputs": {"x": ["uint8", [1, 8, 8]]}})
+    with pytest.raises(UserError, match=r"photos/in cannot be read \(Permission denied\)\. Look at --input\.$"):
+        open_place(Path("photos"), data, "images")

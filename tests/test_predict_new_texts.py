@@ -6,14 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import new_samples
 import numpy as np
 import pytest
-from new_samples import (
-    fit_texts,
-    predict,
-    rows,
-    text_table,
-)
+from new_samples import predict, rows, text_table
 
 from ldmi_lightning.audit.posterior import posterior
 from ldmi_lightning.datamodules import HFDataModule
@@ -22,17 +18,7 @@ from ldmi_lightning.datamodules.new_tables import open_csv
 from ldmi_lightning.likelihood import tempered
 
 pytestmark = pytest.mark.usefixtures("hub_of_its_own")
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fit_texts(tmp_path_factory.mktemp("texts"))
+here, texts = new_samples.here, new_samples.texts  # fixtures
 
 
 def test_tables_of_all_kinds_give_the_same_rows(texts: Path) -> None:

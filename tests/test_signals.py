@@ -126,7 +126,9 @@ def resumes_to(expected: dict[str, Tensor], root: Path) -> None:
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=TWENTY) for seed in range(1, 22))])
+@pytest.mark.kills
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(22))
 def test_sigterm_to_either_rank_at_any_moment_ends_both(seed: int, whole: Whole, tmp_path: Path) -> None:
     chance, (expected, seconds, training_seconds) = random.Random(seed), whole
     rank, trains = seed % 2, seed % 4 < 2  # half of them while it trains, which is the smaller part of so short a run
@@ -147,7 +149,9 @@ def test_sigterm_to_either_rank_at_any_moment_ends_both(seed: int, whole: Whole,
     pytest.fail("five runs ended before they could be told to")
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=TWENTY), 1])
+@pytest.mark.kills
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_rank_leaves_no_other_waiting(rank: int, whole: Whole, tmp_path: Path) -> None:
     command = TwoRanks(tmp_path)
     command.wait_for_training()

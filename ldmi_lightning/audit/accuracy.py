@@ -31,10 +31,16 @@ def accuracy_on_true_labels(
     interval is for these samples: the coins of :mod:`ldmi_lightning.audit.intervals`, and what not knowing T and the
     temperature adds, as if they had been estimated from as many samples as these.
 
+    T comes from outside. ``ldmi fit`` and ``ldmi test`` (:func:`ldmi_lightning.commands.true_accuracy.true_accuracy`) fit it on
+    the outputs and noisy labels of the validation AND the test set together, which takes both to be noisy in the same way.
+    Nothing is selected by it, so that test labels decide over no model; but the figure is no more independent of the test
+    labels than the accuracy as labelled is.
+
     Args:
         probs: outputs of a model of TRUE labels, shape ``(N, C)``.
         y: noisy labels of samples that the model was not trained on, shape ``(N,)``.
-        transition: T, shape ``(C, C)``, of :func:`ldmi_lightning.likelihood.fit_transition` on held-out labels.
+        transition: T, shape ``(C, C)``, of :func:`ldmi_lightning.likelihood.fit_transition` on labels that the model was not
+            trained on: these, or others that are noisy in the same way.
         temperature: of the same fit.
         seed: of the bootstrap samples.
 

@@ -16,6 +16,9 @@ LEAVE = 0.02
 RELABEL = 0.1
 """Up to this share of wrong labels a person's look at the doubtful ones is enough."""
 
+FIRST = 100
+"""So many doubtful labels are looked at first: the share of wrong ones among them is then known within 10 points."""
+
 UNEVEN = 0.25
 """Errors are class-dependent where this share of them, beyond chance, would have to fall elsewhere to be spread evenly."""
 
@@ -48,18 +51,13 @@ def advice(found: Audit, class_names: Sequence[str], *, held_out: bool | None = 
     sentences += [_pattern(found, class_names), _cost(found, lost, class_names)]
     doubtful = int((found.quality < 0.5).sum())
     hits = float((1 - found.quality[found.quality < 0.5]).sum())
-    looked = f"look at the {doubtful:,} most doubtful labels"
-    if found.outputs == "true":
-        looked += f", of which {_percent(hits / max(doubtful, 1))} are expected to be wrong"
+    expected = _percent(hits / max(doubtful, 1))
+    looked = f"look at the {doubtful:,} most doubtful labels, of which {expected} are expected to be wrong"
     relabel = share <= RELABEL and not len(lost)
-    if relabel and found.outputs == "true":
-        sentences.append(f"Relabel: {looked}; that leaves about {max(found.wrong.value - hits, 0):,.0f} wrong ones.")
+    if found.outputs == "given":
+        sentences.append(_hard_or_wrong(doubtful, relabel))
     elif relabel:
-        sentences.append(
-            f"Relabel: {looked}; or train with L_DMI and audit its outputs, which tell wrong labels from hard samples."
-        )
-    elif found.outputs == "given":
-        sentences.append(f"Train with L_DMI and audit its outputs, which see more; meanwhile {looked}.")
+        sentences.append(f"Relabel: {looked}; that leaves about {max(found.wrong.value - hits, 0):,.0f} wrong ones.")
     else:
         sentences.append(
             f"Train with L_DMI on the labels as they are, or on the corrected ones; to correct by hand, {looked}."
@@ -132,7 +130,25 @@ def _of_given(found: Audit) -> str:
     differing, many = int(found.disagreeing.sum()), len(found.given)
     return (
         f"The model was made to predict the labels as given, and decides {differing:,} ({_percent(differing / many)}) "
-        "otherwise; errors that it has learned are not in these figures."
+        "otherwise; errors that it has learned are not in these figures, and hard samples whose labels are right may be."
+    )
+
+
+def _hard_or_wrong(doubtful: int, relabel: bool) -> str:
+    """Say what to do with doubtful labels where the outputs cannot tell whether the labels are wrong or the samples hard."""
+    if not doubtful:
+        return "Train with L_DMI and audit its outputs, which see more: by these 0 labels are more probably wrong than right."
+    every = "all of them before any is changed"
+    part = f"{FIRST} of them first, and at the others only if most of these are wrong"
+    looked = f"look at {every if doubtful <= FIRST else part}"
+    if relabel:
+        return (
+            "Look before you relabel: to a model of the labels as given hard samples look like wrong labels, so that the "
+            f"{doubtful:,} most doubtful labels may be right; {looked}, or train with L_DMI and audit its outputs."
+        )
+    return (
+        f"Train with L_DMI and audit its outputs, which see more; until then the {doubtful:,} most doubtful labels may be right, "
+        f"since hard samples look like wrong labels to a model of the labels as given: {looked}."
     )
 
 

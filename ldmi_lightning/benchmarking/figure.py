@@ -42,7 +42,7 @@ def draw(rows: Sequence[Row], cells: Sequence[Cell], results: Mapping[str, Mappi
     for unused in grid[len(panels) :]:
         unused.remove()
     for axes, ((data, noise), same) in zip(grid, panels, strict=False):
-        axes.set_title(f"{data}: {noise}" if noise else data, fontsize=10)
+        axes.set_title(f"{data}: {noise}" if noise else data, fontsize=10, parse_math=False)
         axes.set_ylabel("test accuracy, %")
         axes.grid(alpha=0.3)
         if noise:
@@ -58,7 +58,9 @@ def draw(rows: Sequence[Row], cells: Sequence[Cell], results: Mapping[str, Mappi
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     order = [*(each for each in methods if each in handles), *(each for each in handles if each not in methods)]
-    figure.legend([handles[label] for label in order], order, loc="outside right upper", fontsize=9)
+    legend = figure.legend([handles[label] for label in order], order, loc="outside right upper", fontsize=9)
+    for name in legend.get_texts():  # a method may be called $
+        name.set_parse_math(False)
     png = io.BytesIO()
     figure.savefig(png, format="png")
     return png.getvalue()
@@ -77,7 +79,7 @@ def _style(method: str, methods: Sequence[str]) -> tuple[str, str]:
 def _draw_patterns(axes: Axes, rows: Sequence[Row], methods: Sequence[str]) -> None:
     """Draw the patterns of a data set that have no rate, side by side."""
     patterns = list(dict.fromkeys(row.noise for row in rows))
-    axes.set_xticks(range(len(patterns)), patterns, rotation=0 if len(patterns) < 7 else 45)
+    axes.set_xticks(range(len(patterns)), patterns, rotation=0 if len(patterns) < 7 else 45, parse_math=False)
     axes.set_xlim(-0.5, len(patterns) - 0.5)
     shown = list(dict.fromkeys(row.method for row in rows))
     for place, method in enumerate(shown):

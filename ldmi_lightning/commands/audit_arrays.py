@@ -10,14 +10,17 @@ from numpy.typing import NDArray
 from ldmi_lightning.audit import audit
 from ldmi_lightning.audit.audit import Outputs
 from ldmi_lightning.audit.rows import Rows
-from ldmi_lightning.commands.audit_result import Told, finish, refuse_existing
-from ldmi_lightning.csv_file import CSVColumns, original_text, read_csv
+from ldmi_lightning.commands.audit_result import Told, finish
+from ldmi_lightning.commands.output import refuse_existing
+from ldmi_lightning.csv_file import original_text, read_csv
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.file_kinds import kind_of_file
-from ldmi_lightning.originals import Originals
+from ldmi_lightning.label_table import NO_LABEL, Written, named_class, read_label_table, whole_number
 
 MAGIC = b"\x93NUMPY"
 """What each .npy file begins with."""
+ARCHIVE = b"PK"
+"""What an .npz file begins with."""
 SHOWN = 5
 
 
@@ -57,7 +60,7 @@ def run(options: argparse.Namespace, command: list[str]) -> int:
         split=np.full(len(probs), "train"),
         seen=np.zeros(len(probs), bool),
         class_names=labels.class_names,
-        originals=Originals(len(probs), lambda _: None),
+        originals=[None] * len(probs),
         true=labels.clean,
     )
     about = {"data": options.labels, "runs": [options.probabilities], "outputs": outputs, "seed": 0}
@@ -86,20 +89,32 @@ def read_probabilities(path: Path) -> NDArray[np.floating]:
         UserError: it is none, or is damaged.
     """
     what, remedy = f"--probabilities {path}", "Save an array of shape (N, C) by numpy.save."
-    if not path.is_file():
-        raise UserError(f"{what}: there is no such file. {remedy}")
-    with path.open("rb") as file:
-        begins = file.read(len(MAGIC))
+    begins = beginning(path, what, remedy)
     if begins != MAGIC:
-        raise UserError(f"{what} is no .npy file, but {kind_of_file(path) or 'something else'}. {remedy}")
+        kind = "an archive, as .npz files are" if begins.startswith(ARCHIVE) else kind_of_file(path)
+        raise UserError(f"{what} is no .npy file, but {kind or 'something else'}. {remedy}")
     try:
         probs: NDArray[np.floating] = np.load(path, allow_pickle=False)
     except ValueError as error:
         fault = "holds Python objects, which are not loaded" if "bject" in str(error) else "is damaged or cut short"
         raise UserError(f"{what} {fault}. {remedy}") from error
+    except MemoryError as error:
+        raise UserError(f"{what} does not fit into memory. {remedy}") from error
     if probs.ndim != 2:
         raise UserError(f"{what} has the shape {probs.shape}, but must have (N, C): a row for each label. {remedy}")
     return probs
+
+
+def beginning(path: Path, what: str, remedy: str) -> bytes:
+    """Return the first bytes of a file, as many as :data:`MAGIC` has; refuse what is none, or cannot be read."""
+    if not path.is_file():
+        fault = " is no file" if path.exists() else ": there is no such file"
+        raise UserError(f"{what}{' is a folder' if path.is_dir() else fault}. {remedy}")
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC))
+    except OSError as error:
+        raise UserError(f"{what} cannot be read ({error.strerror or error}). {remedy}") from error
 
 
 def read_labels(path: Path, shape: tuple[int, ...], class_names: list[str] | None) -> Labelled:
@@ -114,74 +129,116 @@ def read_labels(path: Path, shape: tuple[int, ...], class_names: list[str] | Non
         UserError: the labels are not N, or not those of C classes.
     """
     what, (samples, classes) = f"--labels {path}", shape
-    if not path.is_file():
-        raise UserError(f"{what}: there is no such file. Give a CSV file with the column label.")
-    table = read_csv(path, ["label", "index", "clean"], what=what, skip_blank=True)
-    if "label" not in table.cells:
-        raise UserError(f"{what} has no column label, but {', '.join(table.names)}.")
-    cells = table.cells["label"]
-    if len(cells) != samples:
+    remedy = "Give a CSV file with the column label."
+    if beginning(path, what, remedy) == MAGIC:
+        raise UserError(f"{what} is an .npy file. {remedy}")
+    table = read_label_table(path, what=what, needed=["label"])
+    if len(table.label) != samples:
         raise UserError(
-            f"{what} has {len(cells):,} labels, but there are probabilities of {samples:,} rows. Give one for each."
+            f"{what} has {len(table.label):,} labels, but there are probabilities of {samples:,} rows. Give one for each."
         )
     notes = list(table.notes)
     if class_names is None:
-        class_names = found_names(cells, classes, what, notes)
+        class_names = found_names(table.label, classes, path, notes)
     elif len(class_names) != classes or len(set(class_names)) < classes:
         raise UserError(
             f"--class_names names {len(set(class_names))} different classes, but the probabilities are of {classes}. Give each a "
             "name, in the order of their columns."
         )
-    given = numbered(table, "label", class_names, what)
-    clean = numbered(table, "clean", class_names, what) if "clean" in table.cells else None
-    return Labelled(given, indices(table, what), clean, class_names, notes)
+    given = numbered(table.label, "label", class_names, path)
+    clean = None if table.clean is None else numbered(table.clean, "clean", class_names, path)
+    index = np.arange(samples) if table.index is None else table.index
+    return Labelled(given, index, clean, class_names, notes)
 
 
-def found_names(cells: list[str], classes: int, what: str, notes: list[str]) -> list[str]:
+def found_names(labels: Written, classes: int, path: Path, notes: list[str]) -> list[str]:
     """Return the names of the classes as the labels have them; note in which order columns are taken for names."""
-    names = sorted({original_text(cell.strip()) for cell in cells})
-    if all(name.isdecimal() for name in names):
+    if labels.dtype.kind != "U":
         return [str(number) for number in range(classes)]
+    for name in np.unique(labels).tolist():
+        if name.lower() in NO_LABEL:
+            raise UserError(
+                f"{place_of(labels, name, 'label', path)} is none: write one, or leave the row out. If a class is called so, "
+                "name all in the order of their columns: --class_names A,B,…"
+            )
+    names = sorted({original_text(name) for name in np.unique(labels).tolist()})
     if len(names) != classes:
         raise UserError(
-            f"{what} names {len(names)} classes ({', '.join(names[:SHOWN])}{', …' if len(names) > SHOWN else ''}), but the "
-            f"probabilities are of {classes}. Name all in the order of their columns: --class_names A,B,…"
+            f"--labels {path} names {len(names)} classes ({shown(names)}), but the probabilities are of {classes}. Name all in "
+            "the order of their columns: --class_names A,B,…"
         )
     notes.append(
-        f"The columns of the probabilities are taken for the classes in alphabetical order: {', '.join(names[:SHOWN])}"
-        f"{', …' if len(names) > SHOWN else ''}; --class_names gives another."
+        f"The columns of the probabilities are taken for the classes in alphabetical order: {shown(names)}; --class_names "
+        "gives another."
     )
     return names
 
 
-def numbered(table: CSVColumns, column: str, class_names: list[str], what: str) -> NDArray[np.int64]:
-    """Return a column of names or numbers of classes as numbers, shape ``(N,)``."""
-    number_of = {str(number): number for number in range(len(class_names))} | {
-        name: number for number, name in enumerate(class_names)
-    }
-    labels = np.empty(len(table.lines), np.int64)
-    for row, cell in enumerate(table.cells[column]):
-        text = cell.strip()
-        number = number_of.get(text, number_of.get(original_text(text), -1))
-        if number < 0:
-            raise UserError(
-                f"{what}, line {table.lines[row]}: {column} {text!r} is no class. Labels are 0..{len(class_names) - 1} or one of "
-                f"{', '.join(class_names[:SHOWN])}{', …' if len(class_names) > SHOWN else ''}."
-            )
-        labels[row] = number
-    return labels
+def shown(names: list[str]) -> str:
+    """Return the first names.
+
+    >>> shown(["a", "b"]), shown(list("abcdefg"))
+    ('a, b', 'a, b, c, d, e, …')
+    """
+    return ", ".join(names[:SHOWN]) + (", …" if len(names) > SHOWN else "")
 
 
-def indices(table: CSVColumns, what: str) -> NDArray[np.int64]:
-    """Return what the rows are called: their numbers, or those of the column ``index``."""
-    if "index" not in table.cells:
-        return np.arange(len(table.lines))
-    index = np.empty(len(table.lines), np.int64)
-    for row, cell in enumerate(table.cells["index"]):
-        if not cell.strip().isdecimal():
-            raise UserError(f"{what}, line {table.lines[row]}: index must be a whole number from 0, but got {cell!r}.")
-        index[row] = int(cell)
-    values, counts = np.unique(index, return_counts=True)
-    if (counts > 1).any():
-        raise UserError(f"{what} has the index {values[counts > 1][0]} more than once: number all rows apart.")
-    return index
+def numbered(labels: Written, column: str, class_names: list[str], path: Path) -> NDArray[np.int64]:
+    """Return names or numbers of classes as numbers, shape ``(N,)``.
+
+    Raises:
+        UserError: one names no class, or may mean two.
+    """
+    spelled, which = np.unique(labels, return_inverse=True)
+    numbers = []
+    for name in spelled.tolist():
+        meant = classes_meant(str(name), class_names)
+        if len(meant) != 1:
+            where = place_of(labels, name, column, path)
+            if meant:
+                raise UserError(
+                    f"{where} is a class, and what is written for the class {class_names[meant[1]]!r}: it is unclear which is "
+                    f"meant. Write the labels as 0 to {len(class_names) - 1}."
+                )
+            raise UserError(f"{where} is no class. Labels are {' or one of '.join(known_labels(class_names))}.")
+        numbers.append(meant[0])
+    return np.array(numbers, np.int64)[which]
+
+
+def classes_meant(name: str, class_names: list[str]) -> list[int]:
+    """Return the classes that a label may mean; where they are called by numbers, it is such a name and no position.
+
+    >>> classes_meant("b", ["a", "b"]), classes_meant("1", ["a", "b"])
+    ([1], [1])
+    >>> classes_meant("1", ["1", "2"]), classes_meant("0", ["1", "2"])
+    ([0], [])
+    """
+    number = whole_number(name)
+    if called_by_numbers(class_names):
+        return [place for place, each in enumerate(class_names) if whole_number(each) == number]
+    meant = named_class(name, class_names)
+    return meant or ([number] if number is not None and 0 <= number < len(class_names) else [])
+
+
+def known_labels(class_names: list[str]) -> list[str]:
+    """Return what labels may be: positions, names, or either.
+
+    >>> known_labels(["a", "b"]), known_labels(["1", "2"]), known_labels(["0", "1"])
+    (['0..1', 'a, b'], ['1, 2'], ['0..1'])
+    """
+    positions = f"0..{len(class_names) - 1}"
+    if class_names == [str(number) for number in range(len(class_names))]:
+        return [positions]
+    return [shown(class_names)] if called_by_numbers(class_names) else [positions, shown(class_names)]
+
+
+def called_by_numbers(class_names: list[str]) -> bool:
+    """Whether the classes are called by whole numbers."""
+    return all(whole_number(name) is not None for name in class_names)
+
+
+def place_of(labels: Written, name: str | int, column: str, path: Path) -> str:
+    """Name the first row that has a label; its line takes another look at the file, which only a mistake pays for."""
+    row = int(np.argmax(labels == name))
+    what = f"--labels {path}"
+    return f"{what}, line {read_csv(path, [column], what=what, skip_blank=True).lines[row]}: {column} {str(name)!r}"

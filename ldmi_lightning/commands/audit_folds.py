@@ -19,11 +19,12 @@ from ldmi_lightning.audit import audit
 from ldmi_lightning.benchmarking.cells import Cell, content_key, data_within
 from ldmi_lightning.benchmarking.progress import Progress
 from ldmi_lightning.benchmarking.runner import Runner
-from ldmi_lightning.commands.audit_result import Told, finish, refuse_existing
+from ldmi_lightning.commands.audit_result import Told, finish
 from ldmi_lightning.commands.audit_rows import check_whole, joined, rows_of
 from ldmi_lightning.commands.benchmark_run import stopped_by_sigterm
 from ldmi_lightning.commands.configuration import as_plain, fill_in_seed, in_order, make_parser, parse, repeatable
 from ldmi_lightning.commands.options import FOLDS
+from ldmi_lightning.commands.output import refuse_existing, show
 from ldmi_lightning.commands.parsing import one_line
 from ldmi_lightning.commands.quiet import quieten
 from ldmi_lightning.datamodules import NoisyDataModule
@@ -185,7 +186,7 @@ def conclude(
     whole = Told(told.command, told.way, {**told.about, **runs, **stages}, notes, told.then)
     known = rows_of(rows, data, np.zeros(len(rows.index), bool))
     finish(output / RESULT, found, found, known, options.threshold, whole)
-    print(f"The model that was trained on everything: {cells[-1].runs(output)[0]}", flush=True)
+    show(f"The model that was trained on everything: {cells[-1].runs(output)[0]}")
 
 
 def outputs_of(cell: Cell, output: Path) -> Outputs:

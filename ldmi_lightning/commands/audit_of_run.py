@@ -1,8 +1,7 @@
 """``ldmi audit RUN``: the labels of a run that there is, judged by it."""
 
 import argparse
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +9,17 @@ import numpy as np
 
 from ldmi_lightning.audit import audit
 from ldmi_lightning.audit.others import judged_by
-from ldmi_lightning.commands.audit_result import Told, finish, refuse_existing
+from ldmi_lightning.commands.audit_result import Told, finish
 from ldmi_lightning.commands.audit_rows import SPLITS, joined, rows_of
 from ldmi_lightning.commands.configuration import in_order
 from ldmi_lightning.commands.lightning import LDMICLI, Run, carry_out, is_rank_zero
+from ldmi_lightning.commands.output import refuse_existing
 from ldmi_lightning.commands.row_outputs import outputs_of, stage_of_outputs
 from ldmi_lightning.datamodules import NoisyDataModule
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.runs import outputs
 from ldmi_lightning.runs.folder import CONFIG, LAST, RESULTS, checkpoint_name, is_run_folder
+from ldmi_lightning.runs.left import read_run
 from ldmi_lightning.saying import say
 
 RESULT = "audit"
@@ -33,29 +34,24 @@ def run(folder: Path, options: argparse.Namespace, command: Sequence[str]) -> in
     return carry_out(lambda run: audit_run(folder, results, result, options.threshold, command, run))
 
 
-def results_of(folder: Path) -> dict[str, Any]:
-    """Return the content of a run's ``results.json``, or refuse what is no finished run."""
-    if not folder.is_dir():
-        raise UserError(
-            f"There is no run {folder}. Give the folder of one, such as runs/20260131-120000-MR-Symmetric-1."
-        )
-    if not (folder / CONFIG).is_file():
+def results_of(folder: Path) -> Mapping[str, Any]:
+    """Return the content of the ``results.json`` of a run that can be audited: one that has ended, and kept its checkpoints."""
+    if folder.is_dir() and not (folder / CONFIG).is_file():
         raise UserError(f"{folder} is no run's folder: it has no {CONFIG}. Give a folder that `ldmi fit` has made.")
+    results = read_run(folder).results
     if not is_run_folder(folder):
         raise UserError(
             f"{folder} has no checkpoints, so that nothing can be predicted. Give a run that has kept them."
         )
-    try:
-        found: dict[str, Any] = json.loads((folder / RESULTS).read_text())
-    except (OSError, ValueError) as error:
+    if not results:
         raise UserError(
-            f"{folder} is not finished: it has no {RESULTS} that can be read. Resume it: ldmi fit --ckpt_path {folder / LAST}"
-        ) from error
-    return found
+            f"{folder} is not finished: it has no {RESULTS}. Resume it: ldmi fit --ckpt_path {folder / LAST}"
+        )
+    return results
 
 
 def audit_run(
-    folder: Path, results: dict[str, Any], result: Path, threshold: float | None, command: Sequence[str], run: Run
+    folder: Path, results: Mapping[str, Any], result: Path, threshold: float | None, command: Sequence[str], run: Run
 ) -> None:
     """Predict the training and validation rows, and audit their labels."""
     words = ["validate", "--config", str(folder / CONFIG), "--ckpt_path", str(folder / LAST)]

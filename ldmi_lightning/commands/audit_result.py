@@ -10,12 +10,13 @@ from typing import Any
 from ldmi_lightning.audit import THRESHOLD, Audit, advice, against_truth
 from ldmi_lightning.audit.rows import Rows
 from ldmi_lightning.audit.written import LABELS, PAGE, write_audit
+from ldmi_lightning.commands.output import show
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.originals import caption
+from ldmi_lightning.originals import Original, caption
 
 SHOWN = 10
 LETTERS = 60
-"""Of a longer text or path the terminal shows the end."""
+"""The terminal shows so many characters of a text or of a path."""
 VERSIONS = ("ldmi_lightning", "numpy")
 SCORES = {"AUROC": "auroc", "average precision": "average_precision"}
 
@@ -37,12 +38,6 @@ class Told:
     about: Mapping[str, Any]
     notes: Sequence[str]
     then: str
-
-
-def refuse_existing(folder: Path) -> None:
-    """Refuse to write where something is already, before anything is computed."""
-    if folder.exists():
-        raise UserError(f"{folder} is there already. Remove or rename it, or give another folder with --output.")
 
 
 def finish(folder: Path, found: Audit, counted: Audit, rows: Rows, threshold: float | None, told: Told) -> None:
@@ -76,10 +71,9 @@ def finish(folder: Path, found: Audit, counted: Audit, rows: Rows, threshold: fl
         raise UserError(
             f"The audit cannot be written to {folder}: {error.strerror or error}. Choose another folder with --output."
         ) from error
-    for line in [*told.notes, "", *worst_lines(found, rows), "", said, *truth_line(head["truth"]), ""]:
-        print(line)
-    print(f"Files: {folder}; {PAGE} shows the worst, {LABELS} has the corrected labels.")
-    print(told.then, flush=True)
+    lines = [*told.notes, "", *worst_lines(found, rows), "", said, *truth_line(head["truth"]), ""]
+    files = f"Files: {folder}; {PAGE} shows the worst, {LABELS} has the corrected labels."
+    show("\n".join([*lines, files, told.then]))
 
 
 def truth_line(truth: Mapping[str, Any] | None) -> list[str]:
@@ -111,18 +105,22 @@ def worst_lines(found: Audit, rows: Rows) -> list[str]:
                 names[found.suggested[place]],
                 f"{found.quality[place]:.3f}",
                 f"{found.confidence[place]:.3f}",
-                shortened(caption(rows.originals[place])) + seen,
+                shortened(rows.originals[place]) + seen,
             ]
         )
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
-def shortened(text: str) -> str:
-    r"""Return a text as it fits into a line of the terminal.
+def shortened(original: Original | None) -> str:
+    r"""Return what a sample was as it fits into a line of the terminal: of a long text the beginning, of a long path the end.
 
-    >>> shortened("a" * 70) == "…" + "a" * 60, shortened("one\ntwo")
-    (True, 'one two')
+    >>> shortened(Original("text", "one\ntwo")), shortened(None)
+    ('one two', '')
+    >>> shortened(Original("text", "a" * 70)) == "a" * 60 + "…", shortened(Original("file", Path("b" * 70))) == "…" + "b" * 60
+    (True, True)
     """
-    line = " ".join(text.split())
-    return line if len(line) <= LETTERS else f"…{line[-LETTERS:]}"
+    line = " ".join(caption(original).split())
+    if original is None or len(line) <= LETTERS:
+        return line
+    return f"…{line[-LETTERS:]}" if original.kind == "file" else f"{line[:LETTERS]}…"

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
 from functools import cache, partial
 from importlib.metadata import version
 from typing import Any
@@ -14,7 +13,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 import ldmi_lightning.losses
 import ldmi_lightning.models  # noqa: F401  (short class names need the modules imported)
-from ldmi_lightning.commands.from_data import TARGETS, given_in, may_be_given
+from ldmi_lightning.commands.from_data import TARGETS, given_in
 from ldmi_lightning.commands.options import (
     DEFAULT_DATA,
     DEFAULT_MODEL,
@@ -31,7 +30,6 @@ from ldmi_lightning.commands.parsing import (
     configs_first,
     nulls_in_stages,
 )
-from ldmi_lightning.errors import UserError
 from ldmi_lightning.runs.folder import CONFIG
 from ldmi_lightning.runs.loggers import name_folder
 from ldmi_lightning.training.module import LDMIModule
@@ -82,12 +80,8 @@ def in_order(words: list[str]) -> list[str]:
 
 def parse(parser: Parser, words: list[str]) -> Namespace:
     """Return the configuration for the words after ``ldmi``, which are in order."""
-    parser.given = {}
-    if may_be_given(words[1:]):
-        with suppress(UserError):  # the parser says so once more
-            options = [word for word in words[1:] if not word.startswith("--print_config")]
-            parser.given = given_in(parser.parse_args(options, defaults=False))
     config: Namespace = parser.parse_args(words[1:])
+    parser.given = given_in(config)
     check_seed(config.seed_everything)
     return config
 

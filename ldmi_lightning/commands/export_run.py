@@ -12,13 +12,14 @@ import torch
 from torch import nn
 
 from ldmi_lightning.commands.from_checkpoint import Made, make_from
+from ldmi_lightning.commands.output import refuse_existing
 from ldmi_lightning.commands.quiet import quieten
 from ldmi_lightning.datamodules.known_inputs import Kinds, KnownInputs, kinds_in
 from ldmi_lightning.datamodules.new_data import NewData
 from ldmi_lightning.datamodules.text import TextDataModule
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.export.check import TOLERANCE, TOLERANCE_16, greatest_difference, samples_of
-from ldmi_lightning.export.folder import new_folder, refuse_existing, write_beside
+from ldmi_lightning.export.folder import new_folder, write_beside
 from ldmi_lightning.export.graph import OUTPUT, Graph, Input, inputs_of, traced
 from ldmi_lightning.export.readme import MODEL
 from ldmi_lightning.predictor import transition_of

@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytorch_lightning as pl
 import torch
 from jsonargparse import Namespace
 
 from ldmi_lightning.checkpoints import KEY, read_checkpoint
 from ldmi_lightning.commands.configuration import in_order, make_parser, parse
-from ldmi_lightning.commands.from_data import told
+from ldmi_lightning.commands.from_data import VOCABULARY, told
+from ldmi_lightning.commands.parser import Parser
 from ldmi_lightning.commands.parsing import one_line
 from ldmi_lightning.datamodules import NoisyDataModule
 from ldmi_lightning.datamodules.new_data import without_training_data
@@ -80,14 +80,12 @@ def make_from(place: str | Path) -> Made:
         )
     parser = make_parser("validate")
     config = parse(parser, in_order(["validate", "--config", str(config_file), "--ckpt_path", str(path)]))
-    names = checkpoint[KEY].get("class_names")
-    without_training_data(config.data, names)
     try:
         with torch.random.fork_rng(devices=[]):  # the weights that are drawn here are replaced
-            data = parser.instantiate_classes(Namespace(data=config.data)).data
-            data = with_state(data, checkpoint)
+            data = data_of(parser, config, checkpoint)
             parser.told = told(config, parser.given, data)
             module = parser.instantiate_classes(Namespace(model=config.model, data=data)).model
+            data.new_from().num_ids = parser.told.get(VOCABULARY)
     except ValueError as error:
         raise UserError(one_line(str(error))) from error
     own, weights = module.state_dict(), checkpoint["state_dict"]
@@ -100,22 +98,33 @@ def make_from(place: str | Path) -> Made:
         path,
         module.eval(),
         data,
-        list(map(str, names or data.class_names)),
+        list(map(str, checkpoint[KEY].get("class_names") or data.class_names)),
         read_run(path.parent).results,
         hashlib.sha256(config_file.read_bytes()).hexdigest(),
     )
 
 
-def with_state(data: pl.LightningDataModule, checkpoint: Mapping[str, Any]) -> NoisyDataModule:
-    """Return a data set with the state that a checkpoint holds of it: words, what its inputs are like, means.
+def data_of(parser: Parser, config: Namespace, checkpoint: Mapping[str, Any]) -> NoisyDataModule:
+    """Make a run's data set as its checkpoint knows it, by words, sizes and means, without its training data.
+
+    Args:
+        parser: of a command.
+        config: the configuration of the run; its part on the data is changed.
+        checkpoint: what the checkpoint holds.
 
     Raises:
-        UserError: it cannot say how new inputs are prepared.
+        UserError: the data set cannot be made, or does not say how new samples are read.
     """
+    without_training_data(config.data, checkpoint[KEY].get("class_names"))
+    try:
+        data = parser.instantiate_classes(Namespace(data=config.data)).data
+    except ValueError as error:
+        raise UserError(one_line(str(error))) from error
     if not isinstance(data, NoisyDataModule):
         raise UserError(
-            f"{type(data).__name__} does not say how inputs are prepared for the net, as a NoisyDataModule does: derive it from "
-            "ldmi_lightning.datamodules.NoisyDataModule, or predict in Python with LDMIModule.load_from_checkpoint(path)."
+            f"{type(data).__name__} does not say how new samples are read, as a data set of ldmi_lightning.datamodules does: "
+            "derive it from NoisyDataModule. Without that, `ldmi predict` takes the samples of its predict_dataloader(), and "
+            "LDMIModule.load_from_checkpoint(path) predicts in Python."
         )
     data.load_state_dict(checkpoint.get(type(data).__qualname__, {}))
     return data

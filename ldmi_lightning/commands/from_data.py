@@ -2,9 +2,7 @@
 
 import inspect
 import pkgutil
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from jsonargparse import Namespace
@@ -15,24 +13,11 @@ from ldmi_lightning.errors import UserError
 BACKBONE = "model.init_args.backbone"
 TARGETS = ("model.init_args.num_classes", *(f"{BACKBONE}.init_args.{name}" for name in FROM_DATA))
 """Where the values go; a backbone that takes no such argument is not given it."""
-
-
-def may_be_given(words: Sequence[str]) -> bool:
-    """Whether any of the names stands in the words of a command line, or in a file that they name.
-
-    >>> may_be_given(["--model.backbone.vocab_size=9"]), may_be_given(["--data.batch_size", "9"])
-    (True, False)
-    """
-    texts = list(words)
-    for word in words:
-        with suppress(OSError, UnicodeDecodeError, ValueError):
-            path = Path(word.removeprefix("--config="))
-            texts += [path.read_text("utf-8")] if path.is_file() else []
-    return any(name in text for text in texts for name in FROM_DATA)
+VOCABULARY = f"{BACKBONE}.init_args.vocab_size"
 
 
 def given_in(config: Namespace) -> dict[str, Any]:
-    """Return the values that a configuration without defaults has, by where they go."""
+    """Return the values that were given, by where they go: a parser gives them no default."""
     return {target: config.get(target) for target in TARGETS if config.get(target) is not None}
 
 
@@ -64,23 +49,28 @@ def told(config: Namespace, given: Mapping[str, Any], data: object) -> dict[str,
         name = target.rpartition(".")[2]
         known = given.get(target, getattr(data, name, None) if target in config else None)
         values[target] = known if known is not None else config.get(target)
-        if (
-            target in config
-            and not values[target]
-            and is_required(config.get(target.rpartition(".init_args.")[0]), name)
-        ):
-            raise UserError(needed(config, target, data))
+        if target in config and not values[target]:
+            values[target], can_do_without = own_default(config.get(target.rpartition(".init_args.")[0]), name)
+            if not can_do_without:
+                raise UserError(needed(config, target, data))
     return values
 
 
-def is_required(part: Namespace, name: str) -> bool:
-    """Whether a class or function of the configuration cannot do without an argument; a model never without its classes."""
+def own_default(part: Namespace, name: str) -> tuple[Any, bool]:
+    """Return the default of an argument of a class or function of the configuration, and whether it can do without the argument.
+
+    >>> own_default(Namespace(class_path="torchvision.models.resnet18"), "num_classes")
+    (None, True)
+    >>> own_default(Namespace(class_path="torch.nn.Linear"), "in_features")
+    (None, False)
+    """
     found = pkgutil.resolve_name(part.class_path)
     for each in found.__mro__ if inspect.isclass(found) else (found,):
         parameter = inspect.signature(each.__init__ if inspect.isclass(each) else each).parameters.get(name)
         if parameter is not None:
-            return parameter.default in (parameter.empty, 0)
-    return False
+            required = parameter.default in (parameter.empty, 0)  # a model never does without its classes
+            return (None, False) if required else (parameter.default, True)
+    return None, True
 
 
 def needed(config: Namespace, target: str, data: object) -> str:

@@ -2,13 +2,14 @@
 
 import difflib
 import re
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 from pytorch_lightning.cli import LightningArgumentParser
 
 from ldmi_lightning.commands.class_paths import base_in, class_path_in, fault_of_import, why_not
-from ldmi_lightning.commands.from_data import without_told
+from ldmi_lightning.commands.from_data import given_in, without_told
 from ldmi_lightning.commands.functions import STANDS_FOR, as_class, word_as_class
 from ldmi_lightning.commands.parsing import SEED_RULE, one_line
 from ldmi_lightning.errors import UserError
@@ -79,15 +80,15 @@ class Parser(LightningArgumentParser):
         jsonargparse would leave it out, also in the texts of inner parsers, of which it puts the whole together.
         """
         if skip_link_targets and cfg.get("model") is not None:
-            cfg = without_told(cfg, self.given)
+            cfg = without_told(cfg, given_in(cfg))
         text: str = super().dump(cfg, *args, skip_link_targets=False, **kwargs)
         return text
 
     def add_class_arguments(self, of_class: Any, *args: Any, **kwargs: Any) -> list[str]:
-        """Note whose arguments these are."""
+        """Note whose arguments these are; what the data will tell has no default, so that a value which is there was given."""
         self._made_for = of_class
         added: list[str] = super().add_class_arguments(of_class, *args, **kwargs)
-        return added
+        return self._without_defaults(added, kwargs.get("linked_targets"))
 
     def add_function_arguments(self, *args: Any, linked_targets: Any = None, **kwargs: Any) -> list[str]:
         """Take a function for a class, such as ``torchvision.models.resnet18``, where arguments are linked.
@@ -96,6 +97,10 @@ class Parser(LightningArgumentParser):
         does not know it.
         """
         added: list[str] = super().add_function_arguments(*args, **kwargs)
+        return self._without_defaults(added, linked_targets)
+
+    def _without_defaults(self, added: list[str], linked_targets: Iterable[str] | None) -> list[str]:
+        self.set_defaults({name: None for name in added if name in (linked_targets or ())})
         return added
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

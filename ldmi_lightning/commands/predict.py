@@ -16,8 +16,10 @@ from torch import Tensor
 from ldmi_lightning import files
 from ldmi_lightning.checkpoints import read_checkpoint
 from ldmi_lightning.commands.configuration import in_order
+from ldmi_lightning.commands.from_checkpoint import data_of
+from ldmi_lightning.commands.from_data import VOCABULARY
 from ldmi_lightning.commands.lightning import LDMICLI, Run, carry_out
-from ldmi_lightning.commands.predict_new import NewRows, data_of, judge_of, predict_new, samples_in
+from ldmi_lightning.commands.predict_new import NewRows, judge_of, predict_new, samples_in
 from ldmi_lightning.csv_file import safe_cell
 from ldmi_lightning.datamodules.new_loader import NewSamples
 from ldmi_lightning.errors import UserError
@@ -75,6 +77,7 @@ class PredictCLI(LDMICLI):
         self.config.data = data = data_of(self.parser, self.config, self.checkpoint)
         samples = samples_in(self.config.input, data, self.checkpoint)
         super().instantiate_classes()
+        data.new_from().num_ids = self.parser.told.get(VOCABULARY)
         self.datamodule = samples
 
     def own_callbacks(self, given: Sequence[Callback]) -> list[Callback]:

@@ -11,20 +11,17 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from jsonargparse import Namespace
 from numpy.typing import NDArray
 from pytorch_lightning.callbacks import Callback
 
 from ldmi_lightning import files
 from ldmi_lightning.audit.posterior import posterior
 from ldmi_lightning.checkpoints import KEY
-from ldmi_lightning.commands.parser import Parser
-from ldmi_lightning.commands.parsing import one_line
 from ldmi_lightning.csv_file import safe_cell
 from ldmi_lightning.datamodules import NoisyDataModule
 from ldmi_lightning.datamodules.images import SHOWN
 from ldmi_lightning.datamodules.known_inputs import kind_of
-from ldmi_lightning.datamodules.new_data import NewData, without_training_data
+from ldmi_lightning.datamodules.new_data import NewData
 from ldmi_lightning.datamodules.new_files import open_place
 from ldmi_lightning.datamodules.new_loader import NewSamples, Step
 from ldmi_lightning.errors import UserError
@@ -74,28 +71,6 @@ def judge_of(checkpoint: Path, content: Mapping[str, Any]) -> tuple[Judge | None
     if found.get("temperature") is None:
         return None, f"{path} holds no temperature, which an earlier version did not keep"
     return Judge(np.array(found["transition"], np.float64), float(found["temperature"])), ""
-
-
-def data_of(parser: Parser, config: Namespace, content: Mapping[str, Any]) -> NoisyDataModule:
-    """Make a run's data set as its checkpoint knows it, without its training data.
-
-    Args:
-        parser: of the command.
-        config: the configuration of the run.
-        content: what the checkpoint holds.
-    """
-    without_training_data(config.data, content[KEY].get("class_names"))
-    try:
-        data = parser.instantiate_classes(Namespace(data=config.data)).data
-    except ValueError as error:
-        raise UserError(one_line(str(error))) from error
-    if not isinstance(data, NoisyDataModule):
-        raise UserError(
-            "--input needs a data set of ldmi_lightning.datamodules, or a class derived from NoisyDataModule, which says how new "
-            f"samples are read, but the run's is a {type(data).__name__}. Leave it out: predict_dataloader() gives the samples."
-        )
-    data.load_state_dict(content.get(type(data).__qualname__, {}))
-    return data
 
 
 def samples_in(place: str, data: NoisyDataModule, content: Mapping[str, Any]) -> NewSamples:

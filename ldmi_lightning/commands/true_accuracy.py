@@ -20,7 +20,7 @@ from ldmi_lightning.training.trainer_rules import is_everything
 def true_accuracy(trainer: pl.Trainer, module: LDMIModule, data: Any, stage: str) -> dict[str, float]:
     """Return ``true_acc``, with its 95 % interval ``true_acc_low`` and ``true_acc_high``; nothing where it cannot be known.
 
-    T̂ and its temperature are those of the held-out and the test labels together, which are taken to be noisy in the same way:
+    T̂ and its temperature are fitted on validation and test labels together, which are taken to be noisy in the same way:
     of validation labels alone T̂ has zeros where few rows have never shown a pair of classes that the test does show, and each
     such test label would count as the truth. Nothing is selected by them.
 

@@ -4,15 +4,16 @@ import math
 import operator
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.estimator.held_out import repeated, split_rows
+from ldmi_lightning.estimator.issues import find_label_issues
 from ldmi_lightning.estimator.quiet_fit import Rows, fit_in_memory, isolated, predict_rows
 from ldmi_lightning.losses import CELoss, DMILoss, ForwardLoss, GCELoss
 from ldmi_lightning.method import Method
@@ -140,6 +142,7 @@ class LDMIClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
             raise UserError(in_own_words(str(error))) from error
         self.chosen_, self.choice_, self.stages_ = found.chosen, found.choice, found.stages
         self._transition, self._method, self._nets = found.transition, found.method, found.nets
+        self._truthful = found.truthful
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:
@@ -154,9 +157,30 @@ class LDMIClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
         """
         check_is_fitted(self)
         X = validate_data(self, X, dtype=_dtype(X), reset=False)
-        probs: NDArray[np.float64] = predict_rows(self._method, self._nets, self._inputs(X)).double().numpy()
-        probs /= probs.sum(axis=1, keepdims=True)
-        return probs
+        return self._probabilities(self._method, self._nets, X)
+
+    def find_label_issues(self, X: Any, y: Any, folds: int = 5) -> pd.DataFrame:
+        """Judge each label by a model that never saw it; see :func:`ldmi_lightning.estimator.issues.find_label_issues`.
+
+        This classifier itself is left as it is: copies of it are fitted.
+
+        Args:
+            X: as :meth:`fit` takes it.
+            y: labels as given, shape ``(N,)``.
+            folds: into how many parts the rows are divided, 2 at least.
+
+        Returns:
+            A row for each of X, in its order: ``given_label``, ``predicted_label``, ``label_quality``, ``confidence``,
+            ``is_label_issue`` and ``rank``, 1 for the worst.
+        """
+        seed = int(check_random_state(self.random_state).randint(2**31))
+
+        def judge(X: NDArray[Any], y: NDArray[Any], held_out: NDArray[Any]) -> tuple[NDArray[np.float64], bool]:
+            model = clone(self).set_params(random_state=seed).fit(X, y)
+            method, nets = model._truthful or (model._method, model._nets)
+            return model._probabilities(method, nets, held_out), model._truthful is not None
+
+        return find_label_issues(judge, X, y, folds, seed)
 
     @property
     def transition_(self) -> NDArray[np.float64]:
@@ -170,6 +194,11 @@ class LDMIClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
                 f"loss={self.loss!r} implies no transition_: its probabilities are those of noisy labels. Use loss='dmi'."
             )
         return self._transition
+
+    def _probabilities(self, method: Method, nets: Sequence[nn.Module], X: NDArray[Any]) -> NDArray[np.float64]:
+        probs: NDArray[np.float64] = predict_rows(method, nets, self._inputs(X)).double().numpy()
+        probs /= probs.sum(axis=1, keepdims=True)
+        return probs
 
     def _inputs(self, X: NDArray[Any]) -> Tensor:
         """Return standardised rows, float32."""

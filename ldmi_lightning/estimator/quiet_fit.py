@@ -47,6 +47,8 @@ class Fitted(NamedTuple):
         choice: why; see :attr:`ldmi_lightning.LDMIModule.choice`.
         stages: for each stage ``loss``, ``selected_by``, ``epochs``, ``best_epoch`` (from 1) and ``best_score``.
         transition: T, float64, shape ``(C, C)``; ``None`` where no stage implies one.
+        truthful: method and nets of the last stage where its outputs are probabilities of TRUE labels, whichever stage was
+            chosen; ``None`` where they are of the noisy ones.
     """
 
     method: Method
@@ -55,6 +57,7 @@ class Fitted(NamedTuple):
     choice: list[dict[str, Any]]
     stages: dict[str, dict[str, Any]]
     transition: NDArray[np.float64] | None
+    truthful: tuple[Method, list[nn.Module]] | None
 
 
 class Rows(NoisyDataModule):
@@ -116,13 +119,15 @@ def fit_in_memory(backbone: nn.Module, stages: Mapping[str, Stage], data: Rows, 
     module.cpu().eval().zero_grad(set_to_none=True)
     method = module.method()
     kept = [module.backbone, *([module.second_backbone] if method.networks == 2 else [])]
+    truthful = last_stage(module)
     return Fitted(
         method=method,
         nets=[net for net in kept if net is not None],
         chosen=str(module.chosen),
         choice=module.choice,
         stages={name: {key: said[key] for key in SAID} for name, said in module.stage_summaries().items()},
-        transition=implied_transition(module, *data.given["val"]),
+        transition=None if truthful is None else implied_transition(*truthful, *data.given["val"]),
+        truthful=truthful,
     )
 
 
@@ -144,25 +149,34 @@ def _make_trainer(device: str) -> pl.Trainer:
         ) from error
 
 
-def implied_transition(module: LDMIModule, x: Tensor, y: NDArray[np.int64]) -> NDArray[np.float64] | None:
-    """Return T as the last stage's best epoch implies it, whichever stage was chosen to predict.
+def last_stage(module: LDMIModule) -> tuple[Method, list[nn.Module]] | None:
+    """Return method and net of the last stage's best epoch, whichever stage was chosen to predict.
 
-    That of the loss where it has one, the most likely one after L_DMI; never after cross-entropy and its like, whose outputs
-    are probabilities of NOISY labels.
+    ``None`` after cross-entropy and its like, whose outputs are probabilities of NOISY labels.
 
     Args:
         module: has been fitted, and is on the CPU and in eval mode.
-        x: rows that select, shape ``(N, D)``.
-        y: their labels, shape ``(N,)``.
     """
     loss = module.losses[module.progress.stage]
-    if isinstance(loss, TransitionLoss):
-        return loss.transition.detach().double().numpy().copy()
-    if not isinstance(loss, DMILoss) or module.progress.best_weights is None:
+    if not isinstance(loss, DMILoss | TransitionLoss) or module.progress.best_weights is None:
         return None
     net = deepcopy(module.backbone)
     net.load_state_dict(module.progress.best_weights)
-    return fit_transition(predict_rows(loss, [net], x).double().numpy(), y).transition
+    return loss, [net]
+
+
+def implied_transition(loss: Method, nets: Sequence[nn.Module], x: Tensor, y: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the loss's T where it has one, the most likely one after L_DMI, shape ``(C, C)``.
+
+    Args:
+        loss: of the last stage.
+        nets: its nets.
+        x: rows that select, shape ``(N, D)``.
+        y: their labels, shape ``(N,)``.
+    """
+    if isinstance(loss, TransitionLoss):
+        return loss.transition.detach().double().numpy().copy()
+    return fit_transition(predict_rows(loss, nets, x).double().numpy(), y).transition
 
 
 @torch.inference_mode()

@@ -29,18 +29,6 @@ MEANINGS = {
 }
 
 
-def refuse_existing(folder: Path) -> None:
-    """Refuse a folder that is there, or whose place no folder can have.
-
-    Raises:
-        UserError: it is there, or lies below a file.
-    """
-    if folder.exists():
-        raise UserError(f"--output {folder} is there already: name a new folder, or remove it.")
-    if (above := next((each for each in folder.parents if each.exists()), Path())).is_file():
-        raise UserError(f"--output {folder} lies below {above}, which is a file: name another place.")
-
-
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """Give what :func:`ldmi_lightning.files.new_folder` gives.

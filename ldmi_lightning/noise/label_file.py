@@ -1,24 +1,16 @@
 """Labels from a file: whatever noise made them, found again by each sample's original index."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ldmi_lightning.csv_file import original_text, read_csv, read_numbers
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.file_kinds import kind_of_file
+from ldmi_lightning.label_table import NO_LABEL, Written, named_class, read_label_table, whole_number
 from ldmi_lightning.noise.base import Labels, Noise
 from ldmi_lightning.saying import say
-
-WHOLE = re.compile(r"([+-]?[0-9]+)(?:\.0*)?")
-Written = Labels | NDArray[np.str_]
-
-NO_LABEL = ("nan", "none", "null", "na", "n/a", "<na>")
-"""How tables write that there is none."""
 
 
 class LabelFileNoise(Noise):
@@ -130,13 +122,13 @@ def _numbers(column: Written, index: Labels, source: str, class_names: Sequence[
     numbers = []
     for number, name in enumerate(spelled.tolist()):
         at = index[int(np.argmax(which == number))]
-        meant = [each for each in dict.fromkeys((name, original_text(name))) if each in class_names]
+        meant = named_class(name, class_names)
         if len(meant) > 1:
             raise UserError(
                 f"{source} has the label {name!r} at original index {at}, which is a class, and what is written for the class "
-                f"{meant[1]!r}: it is unclear which is meant. Write the labels as 0 to {len(class_names) - 1}."
+                f"{class_names[meant[1]]!r}: it is unclear which is meant. Write the labels as 0 to {len(class_names) - 1}."
             )
-        found = class_names.index(meant[0]) if meant else whole_number(name)
+        found = meant[0] if meant else whole_number(name)
         if found is None:
             raise UserError(f"{source} has the label {name!r} at original index {at}, {_why(name, class_names)}")
         numbers.append(found)
@@ -173,85 +165,22 @@ def read_labels(path: str, encoding: str = "utf-8") -> WrittenLabels:
         raise UserError(f"{source} must be a .csv or a .npy file.")
     if not file.is_file():
         raise UserError(f"{source} is no file. `ldmi noise` writes one.")
-    try:
-        read = _read_csv(file, source, encoding) if file.suffix == ".csv" else _read_npy(file, source)
-    except OSError as error:
-        raise UserError(f"{source} cannot be read ({error.strerror}).") from error
-    index, label, clean, notes = read
-    if not len(index):
+    if file.suffix == ".npy":
+        return _read_npy(file, source)
+    table = read_label_table(
+        file,
+        what=source,
+        needed=("index", "label"),
+        index_name="original index",
+        encoding=encoding,
+        option="--data.noise.encoding",
+    )
+    assert table.index is not None
+    if not len(table.index):
         raise UserError(f"{source} has no labels.")
-    order = np.argsort(index, kind="stable")
-    index, label = index[order], label[order]
-    if index[0] < 0:
-        raise UserError(f"{source} has the index {index[0]}, but an original index counts from 0.")
-    repeated = index[1:][index[1:] == index[:-1]]
-    if len(repeated):
-        raise UserError(f"{source} has original index {repeated[0]} more than once: keep one label for each sample.")
-    return WrittenLabels(index, label, None if clean is None else clean[order], notes)
-
-
-def _read_csv(path: Path, source: str, encoding: str) -> WrittenLabels:
-    columns, option = ("index", "label", "clean"), "--data.noise.encoding"
-    numbers = read_numbers(path, columns, encoding, what=source, option=option)
-    if numbers and "index" in numbers and "label" in numbers:
-        return WrittenLabels(numbers["index"], numbers["label"], numbers.get("clean"))
-    found = read_csv(path, columns, encoding, what=source, option=option, skip_blank=True)
-    for name in ("index", "label"):
-        if name not in found.cells:
-            raise UserError(
-                f"{source} cannot be read: its first line names no column {name}, but {','.join(found.names)[:80]!r}. Name the "
-                "columns index,label."
-            )
-    cells = {name: [cell.strip() for cell in column] for name, column in found.cells.items()}
-    try:
-        index = whole_numbers(cells["index"], found.lines, "index")
-        label, clean = (
-            _labels(cells[name], found.lines, name) if name in cells else None for name in ("label", "clean")
-        )
-    except ValueError as error:
-        raise UserError(f"{source} cannot be read: {error}") from error
-    assert label is not None
-    return WrittenLabels(index, label, clean, found.notes)
-
-
-def _labels(cells: list[str], lines: list[int], name: str) -> Written:
-    """Return a column as whole numbers; as text where any of them is none, since it may be the name of a class."""
-    if "" in cells:
-        raise ValueError(f"line {lines[cells.index('')]} has no {name}: write one, or leave the line out")
-    known = {cell: whole_number(cell) for cell in set(cells)}
-    if any(number is None for number in known.values()):
-        return np.array(cells, dtype=np.str_)
-    return whole_numbers(cells, lines, name)
-
-
-def whole_number(cell: str) -> int | None:
-    """Return a whole number that a cell holds, also where a table has written it as a float; ``None`` for all else.
-
-    >>> whole_number("3"), whole_number("3.0"), whole_number("2.5"), whole_number("nan")
-    (3, 3, None, None)
-    """
-    matched = WHOLE.fullmatch(cell.strip())
-    return int(matched[1]) if matched else None
-
-
-def whole_numbers(cells: Sequence[str], lines: Sequence[int], name: str) -> NDArray[np.int64]:
-    """Return a column of whole numbers, shape ``(N,)``.
-
-    Raises:
-        ValueError: a cell holds none; the message names its line.
-
-    >>> whole_numbers(["3", "4.0"], [2, 3], "index").tolist()
-    [3, 4]
-    """
-    try:
-        return np.array(list(map(int, cells)), dtype=np.int64)
-    except (ValueError, OverflowError):
-        pass
-    numbers = [whole_number(cell) for cell in cells]
-    for line, number, cell in zip(lines, numbers, cells, strict=True):
-        if number is None or abs(number) >= 2**63:
-            raise ValueError(f"line {line} has the {name} {cell!r}, which is no whole number")
-    return np.array(numbers, dtype=np.int64)
+    order = np.argsort(table.index, kind="stable")
+    clean = None if table.clean is None else table.clean[order]
+    return WrittenLabels(table.index[order], table.label[order], clean, table.notes)
 
 
 def _read_npy(path: Path, source: str) -> WrittenLabels:
@@ -259,6 +188,8 @@ def _read_npy(path: Path, source: str) -> WrittenLabels:
         raise UserError(f"{source} is {kind}.")
     try:
         label = np.load(path, allow_pickle=False)
+    except OSError as error:
+        raise UserError(f"{source} cannot be read ({error.strerror}).") from error
     except (EOFError, ValueError) as error:  # NumPy's own advice is to unpickle it
         raise UserError(
             f"{source} cannot be read: it is cut short, or holds more than numbers. Save a vector with numpy.save."
@@ -267,4 +198,6 @@ def _read_npy(path: Path, source: str) -> WrittenLabels:
         found = f"shape {label.shape} of {label.dtype}" if isinstance(label, np.ndarray) else "an archive"
         raise UserError(f"{source} cannot be read: it must hold a vector of whole numbers, but holds {found}.")
     index = np.flatnonzero(label != -1)
+    if not len(index):
+        raise UserError(f"{source} has no labels.")
     return WrittenLabels(index, label[index].astype(np.int64), None)
