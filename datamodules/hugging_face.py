@@ -23,12 +23,21 @@ from .images import decode_images
 from .loaders import Split
 from .own_data import OwnData, check_class_names, normalise_images, shorten
 from .shown import texts_by_index
-from .sources import AnyColumn, Rows, Wanted, read_file, read_splits
+from .sources import FILES, AnyColumn, Rows, Wanted, read_file, read_splits
 from .splits import SPLITS, fill_splits
 from .text import VOCAB_SIZE, TextDataModule, check_texts
 from .unlabelled import Labelled, without_unlabelled
 
 NAME_ON_THE_HUB = r"\w[\w.-]*(/[\w.-]+)?"
+
+
+def is_name_on_the_hub(source: str) -> bool:
+    """Whether a source that is not there may be a name on the hub, and no file.
+
+    >>> is_name_on_the_hub("stanfordnlp/imdb"), is_name_on_the_hub("imdb"), is_name_on_the_hub("own.csv")
+    (True, True, False)
+    """
+    return re.fullmatch(NAME_ON_THE_HUB, source) is not None and Path(source).suffix.lower() not in FILES
 
 
 class Predicted(NamedTuple):
@@ -277,7 +286,7 @@ class HFDataModule(OwnData, TextDataModule):
     def _read_splits(self, wanted: Wanted) -> dict[str, Rows]:
         if Path(self.source).is_file():
             rows = {"train": read_file(self.source, "train", wanted)}
-        elif Path(self.source).is_dir() or re.fullmatch(NAME_ON_THE_HUB, self.source):
+        elif Path(self.source).is_dir() or is_name_on_the_hub(self.source):
             try:
                 rows = read_splits(self.source, self.subset, wanted)
             except UnreadableDataset as error:

@@ -15,6 +15,7 @@ from .own_data import shorten
 SOURCE_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 """Our splits, and what ``datasets`` calls them."""
 CSV, JSON, PARQUET = (".csv", ".tsv"), (".jsonl", ".json"), (".parquet",)
+FILES = (*CSV, *PARQUET, *JSON)
 BUILDERS = {JSON: "json", PARQUET: "parquet"}
 NAMED_ROWS = 5
 """So many rows are named in a line."""
@@ -140,7 +141,7 @@ def read_file(file: str, split: str, wanted: Wanted) -> Rows:
     builder = next((name for suffixes, name in BUILDERS.items() if path.suffix.lower() in suffixes), None)
     if builder is None:
         raise UserError(
-            f"{file} is none of the kinds of files that are read: {', '.join((*CSV, *PARQUET, *JSON))}. Save it as one of them."
+            f"{file} is none of the kinds of files that are read: {', '.join(FILES)}. Save it as one of them."
         )
     if kind := kind_of_file(path):
         raise UserError(f"{file} is {kind}.")

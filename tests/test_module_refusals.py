@@ -109,3 +109,25 @@ def test_nan_in_the_inputs_ends_the_run_in_the_first_epoch(make_trainer: MakeTra
 def test_unknown_monitor_is_refused_with_the_names_there_are(make_trainer: MakeTrainer) -> None:
     with pytest.raises(UserError, match=r"warmup\.monitor is 'val/f1'.*val/acc.*val/dmi.*val/log_dmi"):
         fit(make_trainer, ldmi(ce(monitor="val/f1", mode="max")))
+
+
+@pytest.mark.parametrize(
+    ("net", "said"),
+    [
+        (
+            nn.Linear(5, 3),
+            r"The backbone Linear cannot take this data, float32 of shape \((30|25), 3\): .*mat1 and mat2.*--model\.backbone",
+        ),
+        (
+            nn.Sequential(nn.Conv2d(1, 3, 3), nn.Flatten()),
+            r"The backbone Sequential cannot take this data, .*Expected 3D",
+        ),
+    ],
+    ids=["width", "images"],
+)
+@pytest.mark.parametrize("sanity", [0, 1])
+def test_a_backbone_for_other_inputs_is_named_in_one_line(
+    make_trainer: MakeTrainer, net: nn.Module, said: str, sanity: int
+) -> None:
+    with pytest.raises(UserError, match=said):
+        make_trainer(num_sanity_val_steps=sanity).fit(LDMIModule(net, 3, ce()), Blobs())

@@ -89,6 +89,9 @@ def test_file_of_another_kind_is_refused_with_those_that_are_read(tmp_path: Path
         lambda: ready(f"{tmp_path}/reviews.xlsx")
     )
     assert "reviews.csv is no file, is no folder" in refusal(lambda: ready(f"{tmp_path}/reviews.csv"))
+    assert "moved.csv is no file, is no folder" in refusal(
+        lambda: ready("moved.csv")
+    )  # and is not looked for on the hub
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])

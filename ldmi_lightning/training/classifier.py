@@ -108,7 +108,11 @@ class Classifier(KeepsFloat64, SeesTrainer):
     def _own_probabilities(self, x: Any) -> Tensor:
         if not num_samples(x):  # a rank's share of a batch smaller than the number of ranks
             return torch.zeros(0, self.num_classes, device=self.device, dtype=torch.float32)
-        return self.method().probabilities(self.nets(), x).float()
+        try:
+            return self.method().probabilities(self.nets(), x).float()
+        except RuntimeError as error:
+            nets.explain_misfit(error, self.backbone, x)
+            raise
 
     # -- validation, test, prediction ---------------------------------------------------------------------------------
 

@@ -218,6 +218,9 @@ class LDMIModule(OptimisedClassifier):
         except ValueError as error:
             checks.explain_one_sample(error, self.backbone)
             raise
+        except RuntimeError as error:
+            nets.explain_misfit(error, self.backbone, taken.x)
+            raise
         self._loss_sum.add_(loss.detach())
         self._steps += 1
         return loss

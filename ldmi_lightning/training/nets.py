@@ -1,9 +1,10 @@
 """The nets that a module trains: the backbone, a second one like it, and weights to begin with."""
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from copy import deepcopy
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -21,6 +22,11 @@ PREFIXES = ("backbone.", "module.", "_orig_mod.", "net.", "model.")
 """What other code puts before the names of a net's weights: wrappers of PyTorch's, and common attributes."""
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
+MISFIT = re.compile(
+    r"expected input\[|cannot be multiplied|should be the same|Expected .*input|scalar types|same dtype|Kernel size can't"
+)
+"""What PyTorch's layers say of inputs that are not for them."""
+
 
 def check_logits(net: nn.Module, num_classes: int) -> None:
     """See that whatever a net returns has one logit for each class."""
@@ -33,6 +39,30 @@ def _refuse_other_shapes(num_classes: int, net: nn.Module, _: object, logits: Te
             f"The backbone {type(net).__name__} must return logits of shape (N, {num_classes}), one for each class, but "
             f"returned shape {tuple(logits.shape)}. Change its last layer, or num_classes."
         )
+
+
+def explain_misfit(error: RuntimeError, net: nn.Module, x: Any) -> None:
+    """Raise a line in the place of what a layer says of inputs that are not for it; leave any other error alone.
+
+    >>> x = torch.zeros(2, 5)
+    >>> try:
+    ...     nn.Linear(3, 2)(x)
+    ... except RuntimeError as error:
+    ...     explain_misfit(error, nn.Linear(3, 2), x)
+    Traceback (most recent call last):
+    ldmi_lightning.errors.UserError: The backbone Linear cannot take this data, float32 of shape (2, 5): ...(2x5 and 3x2)...
+    """
+    said = str(error).partition("\n")[0]
+    if MISFIT.search(said):
+        what = (
+            f"{str(x.dtype).removeprefix('torch.')} of shape {tuple(x.shape)}"
+            if isinstance(x, Tensor)
+            else "its inputs"
+        )
+        raise UserError(
+            f"The backbone {type(net).__name__} cannot take this data, {what}: {said.rstrip('.')}. Give another one "
+            "(--model.backbone), or other data."
+        ) from error
 
 
 def second_like(net: nn.Module, build: Callable[[], nn.Module] | None = None) -> nn.Module:
