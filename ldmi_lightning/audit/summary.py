@@ -67,6 +67,8 @@ def plain(value: Any) -> Any:
     """
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, np.ndarray) and value.dtype == np.float64 and np.isfinite(value).all():
+        return _rounded(value)
     if isinstance(value, np.ndarray | np.generic):
         return plain(value.tolist())
     if isinstance(value, list | tuple):
@@ -74,6 +76,16 @@ def plain(value: Any) -> Any:
     if isinstance(value, float):
         return float(f"{value:.6g}") if math.isfinite(value) else None
     return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _rounded(values: NDArray[np.float64]) -> Any:
+    """Return finite numbers rounded to six significant digits, as nested lists: millions of them in seconds.
+
+    >>> _rounded(np.array([[1 / 3, 0.0], [2e-7 / 3, 1234567.0]]))
+    [[0.333333, 0.0], [6.66667e-08, 1234570.0]]
+    """
+    texts = ("%.6g " * values.size % tuple(values.ravel().tolist())).split()
+    return np.fromiter(map(float, texts), np.float64, values.size).reshape(values.shape).tolist()
 
 
 def as_json(content: Mapping[str, Any]) -> str:
