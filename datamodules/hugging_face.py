@@ -1,6 +1,5 @@
 """Any data of images or texts in a file, a folder or on the Hugging Face hub, in a column beside one of labels."""
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,21 +22,10 @@ from .images import decode_images
 from .loaders import Split
 from .own_data import OwnData, check_class_names, normalise_images, shorten
 from .shown import texts_by_index
-from .sources import FILES, AnyColumn, Rows, Wanted, read_file, read_splits
+from .sources import AnyColumn, Rows, Wanted, is_name_on_the_hub, read_file, read_splits
 from .splits import SPLITS, fill_splits
 from .text import VOCAB_SIZE, TextDataModule, check_texts
 from .unlabelled import Labelled, without_unlabelled
-
-NAME_ON_THE_HUB = r"\w[\w.-]*(/[\w.-]+)?"
-
-
-def is_name_on_the_hub(source: str) -> bool:
-    """Whether a source that is not there may be a name on the hub, and no file.
-
-    >>> is_name_on_the_hub("stanfordnlp/imdb"), is_name_on_the_hub("imdb"), is_name_on_the_hub("own.csv")
-    (True, True, False)
-    """
-    return re.fullmatch(NAME_ON_THE_HUB, source) is not None and Path(source).suffix.lower() not in FILES
 
 
 class Predicted(NamedTuple):

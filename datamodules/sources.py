@@ -1,5 +1,6 @@
 """Reading the splits of one's own data: a file, a folder, or what the hub has, each as rows with labels as given."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,6 +18,7 @@ SOURCE_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 CSV, JSON, PARQUET = (".csv", ".tsv"), (".jsonl", ".json"), (".parquet",)
 FILES = (*CSV, *PARQUET, *JSON)
 BUILDERS = {JSON: "json", PARQUET: "parquet"}
+NAME_ON_THE_HUB = r"\w[\w.-]*(/[\w.-]+)?"
 NAMED_ROWS = 5
 """So many rows are named in a line."""
 
@@ -176,6 +178,15 @@ def read_splits(source: str, subset: str | None, wanted: Wanted) -> dict[str, Ro
         for split, name in SOURCE_SPLITS.items()
         if name in data
     }
+
+
+def is_name_on_the_hub(source: str) -> bool:
+    """Whether a source that is not there may be a name on the hub, and no file.
+
+    >>> is_name_on_the_hub("stanfordnlp/imdb"), is_name_on_the_hub("imdb"), is_name_on_the_hub("own.csv")
+    (True, True, False)
+    """
+    return re.fullmatch(NAME_ON_THE_HUB, source) is not None and Path(source).suffix.lower() not in FILES
 
 
 def place(name: str, lines: Sequence[int], rows: Sequence[int]) -> str:
