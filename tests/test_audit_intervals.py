@@ -32,6 +32,7 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.slow
 def test_of_forty_settings_the_interval_holds_the_wrong_labels_of_these_data_in_36_at_least() -> None:
     """Asked is for the number in the data at hand. 37 seen, of a median width of 5.5 %, and 98 % of the classes' own."""
     held, widths, by_class = 0, [], []
@@ -126,6 +127,7 @@ def test_intervals_stay_within_what_is_possible() -> None:
 # -- a noisy test set -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_of_ten_noisy_test_sets_the_interval_holds_the_hidden_accuracy_in_8_at_least() -> None:
     """T and the temperature are those of other samples; outputs are too sure, by different powers. 9 of 10 seen.
 

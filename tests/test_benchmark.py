@@ -164,6 +164,7 @@ def is_running(pid: int) -> bool:
 linux_alone = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc")
 
 
+@pytest.mark.slow
 @linux_alone
 def test_a_killed_grid_goes_on_and_gives_the_same_table(whole: Path) -> None:
     shutil.copytree(whole, "results/grid")
@@ -224,6 +225,7 @@ def test_two_runners_at_once_share_the_cells() -> None:
     assert "2 done, 0 missing, 0 failed" in Path("results/grid/table.md").read_text()
 
 
+@pytest.mark.slow
 @linux_alone
 def test_a_cell_that_another_process_has_at_work_is_waited_for(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree(whole, "results/grid")

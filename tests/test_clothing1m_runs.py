@@ -201,6 +201,7 @@ def test_both_stages_train_alike_with_and_without_workers(in_own_folder: Path, o
     assert selected_by == {"warmup": "val/acc", "robust": "val/acc"}
 
 
+@pytest.mark.slow
 def test_run_interrupted_in_both_stages_goes_on_to_the_same_end(
     in_own_folder: Path, official: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,6 +75,7 @@ def predict(checkpoint: Path, output: Path, *flags: str) -> "subprocess.Complete
     return subprocess.run([*command, *flags], capture_output=True, text=True, env=env, cwd=checkpoint.parents[2])
 
 
+@pytest.mark.slow
 def test_two_ranks_predict_a_plain_data_set_as_one_does(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
