@@ -17,6 +17,8 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 METHODS = sorted(path.stem for path in (CONFIGS / "methods").glob("*.yaml") if not path.stem.startswith("recipe"))
 RECIPES = sorted(path.stem for path in (CONFIGS / "methods").glob("recipe*.yaml"))
 DATA = ["cifar10", "clothing1m", "dogs_vs_cats", "fashion_mnist", "mr"]
+IMAGES = ("cifar10", "dogs_vs_cats")
+"""What differs from Fashion-MNIST in its net alone here, which is not that of the configuration."""
 LOSSES = {
     "ce": "CELoss",
     "dmi": "DMILoss",
@@ -89,8 +91,14 @@ def test_there_is_an_overlay_for_each_method() -> None:
     assert sorted(LOSSES) == METHODS
 
 
-@pytest.mark.parametrize("data", DATA)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("data", "method"),
+    [
+        pytest.param(data, method, marks=[pytest.mark.slow] if data in IMAGES and method in ("ce", "fw", "gce") else [])
+        for data in DATA
+        for method in METHODS
+    ],
+)
 def test_method_trains_through_its_stages(data: str, method: str, roots: dict[str, Path]) -> None:
     # So few samples cannot fill a matrix of ten classes: it takes a memory, and a rate that keeps the outputs moderate.
     flags = ["--data.root", str(roots[data]), "--data.batch_size", "28", "--model.warmup.optimizer.lr", "1e-3"]
