@@ -90,6 +90,9 @@ class Method(KeepsFloat64):
         super().__init__()
         self.register_load_state_dict_pre_hook(_resize_buffers)  # type: ignore[no-untyped-call]
 
+    def build(self, num_classes: int) -> None:
+        """Make the parameters whose shape depends on the number of classes; called once, when the module is made."""
+
     def step(self, nets: Sequence[nn.Module], batch: Batch, clock: Clock) -> Tensor:
         """Return the scalar that a training step minimises: a mean over the GLOBAL batch.
 

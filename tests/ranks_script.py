@@ -37,7 +37,8 @@ from ldmi_lightning.commands import main
 from ldmi_lightning.datamodules import DigitsDataModule
 from ldmi_lightning.datamodules.base import Examples
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.losses import CELoss, DMILoss, ForwardLoss, GCELoss, LCCNLoss, Predictions
+from ldmi_lightning.losses import CELoss, DMILoss, ELRLoss, ForwardLoss, GCELoss, LCCNLoss, Predictions, VolMinLoss
+from ldmi_lightning.methods import CoTeaching
 from ldmi_lightning.models import DigitsCNN
 from ldmi_lightning.noise import PairFlipNoise
 from ldmi_lightning.schedulers import WarmupCosine
@@ -259,6 +260,9 @@ RIVALS: dict[str, Callable[[], Method]] = {
     "GCE": GCELoss,
     "FW": partial(ForwardLoss, renew=True),
     "LCCN": WatchedLCCNLoss,
+    "ELR": ELRLoss,
+    "VolMinNet": VolMinLoss,
+    "Co-teaching": CoTeaching,
     "moving targets": partial(MovingTargets, 10),
     "two nets, two views": TwoOfTwo,
 }

@@ -21,12 +21,23 @@ IMAGES = ("cifar10", "dogs_vs_cats")
 """What differs from Fashion-MNIST in its net alone here, which is not that of the configuration."""
 LOSSES = {
     "ce": "CELoss",
+    "co-teaching": "CoTeaching",
+    "dividemix": "DivideMix",
     "dmi": "DMILoss",
     "dmi-refine": "DMILoss",
+    "elr": "ELRLoss",
     "fw": "ForwardLoss",
     "gce": "GCELoss",
     "lccn": "LCCNLoss",
+    "sce": "SCELoss",
+    "volminnet": "VolMinLoss",
 }
+LATER = ("co-teaching", "dividemix", "elr", "sce", "volminnet")
+"""Methods that the paper does not compare with: on two kinds of data, images and texts."""
+PAIRS = [
+    (data, method) for data in DATA for method in METHODS if method not in LATER or data in ("fashion_mnist", "mr")
+]
+PAIRS.remove(("mr", "dividemix"))  # token ids are not mixed
 # A net of the paper's size takes a minute a step here; the data sets' own tests train those.
 NET = """
 from torch import nn
@@ -95,8 +106,7 @@ def test_there_is_an_overlay_for_each_method() -> None:
     ("data", "method"),
     [
         pytest.param(data, method, marks=[pytest.mark.slow] if data in IMAGES and method in ("ce", "fw", "gce") else [])
-        for data in DATA
-        for method in METHODS
+        for data, method in PAIRS
     ],
 )
 def test_method_trains_through_its_stages(data: str, method: str, roots: dict[str, Path]) -> None:
@@ -123,7 +133,7 @@ def test_method_trains_through_its_stages(data: str, method: str, roots: dict[st
 
 
 @pytest.mark.parametrize("data", DATA)
-@pytest.mark.parametrize("method", ["ce", "fw", "gce", "lccn"])
+@pytest.mark.parametrize("method", [method for method in METHODS if not method.startswith("dmi")])
 def test_rival_goes_on_with_the_warm_ups_optimizer_for_the_robust_stages_epochs(data: str, method: str) -> None:
     own, rival = parsed(data), parsed(data, method)
     assert rival["warmup"] == own["warmup"]

@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "likelihood": {"errors"},
     "losses": {"batch", "errors", "joint", "likelihood", "method", "ranks", "seeding", "transition"},
     "method": {"batch", "joint"},
+    "methods": {"audit", "batch", "errors", "losses", "method", "ranks"},
     "metrics": {"joint"},
     "models": {"errors", "saying"},
     "noise": {"errors", "file_kinds", "label_table", "pickled", "saying", "seeding", "transition"},

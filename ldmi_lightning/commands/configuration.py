@@ -12,6 +12,7 @@ from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
 import ldmi_lightning.losses
+import ldmi_lightning.methods
 import ldmi_lightning.models  # noqa: F401  (short class names need the modules imported)
 from ldmi_lightning.commands.from_data import TARGETS, given_in
 from ldmi_lightning.commands.options import (

@@ -18,19 +18,26 @@ from ldmi_lightning.transition import noisy_probabilities
 __all__ = ["Loss", "Predictions", "TransitionLoss", "global_mean", "log_probabilities"]
 
 
-def global_mean(per_sample: Tensor) -> Tensor:
+def global_mean(per_sample: Tensor, counts: Tensor | None = None) -> Tensor:
     """Average ``(N,)`` losses over the samples of ALL ranks, however unevenly they are spread.
 
     The value is this rank's share, ``local sum * world size / global count``: the mean of the ranks' values is the
     global mean, and so DDP's average of their gradients is the exact gradient.
 
-    >>> global_mean(torch.tensor([1.0, 3.0])).item()
-    2.0
+    Args:
+        per_sample: this rank's losses.
+        counts: which of them are averaged, bool, shape ``(N,)``; ``None`` for all. Without any the mean is 0.
+
+    >>> global_mean(torch.tensor([1.0, 3.0])).item(), global_mean(torch.tensor([1.0, 3.0]), torch.tensor([False, True])).item()
+    (2.0, 3.0)
     """
-    if not is_distributed():
+    if counts is None and not is_distributed():
         return per_sample.mean()
-    count = sum_over_ranks(torch.full((), float(len(per_sample)), device=per_sample.device))
-    return per_sample.sum() * torch.distributed.get_world_size() / count
+    if counts is None:
+        counts = torch.ones_like(per_sample, dtype=torch.bool)
+    count = sum_over_ranks(counts.sum().to(per_sample.dtype)).clamp(min=1)
+    world_size = torch.distributed.get_world_size() if is_distributed() else 1
+    return torch.where(counts, per_sample, 0).sum() * world_size / count
 
 
 def log_probabilities(logits: Tensor) -> Tensor:

@@ -39,6 +39,8 @@ class Classifier(KeepsFloat64, SeesTrainer):
                 "from the datamodule, which needs an attribute num_classes."
             )
         self.num_classes = num_classes
+        for method in methods.values():
+            method.build(num_classes)
         self.losses = nn.ModuleDict(methods)
         self.backbone = self.build_backbone() if backbone is None else backbone
         nets.check_logits(self.backbone, num_classes)
