@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ldmi_lightning.batch import Batch
+from ldmi_lightning.errors import UserError
 from ldmi_lightning.method import Clock, Method, Predictions
 from ldmi_lightning.ranks import is_distributed, sum_over_ranks
 from ldmi_lightning.transition import noisy_probabilities
@@ -47,6 +48,26 @@ def log_probabilities(logits: Tensor) -> Tensor:
     tensor([[0.5000, 0.5000]])
     """
     return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(dim=1)
+
+
+def samples_told_apart(method: Method, keeps: str, train: Predictions) -> int:
+    """Return how many training samples there are, one more than the highest index, for a method that keeps something of each.
+
+    Args:
+        method: whose it is.
+        keeps: what it keeps, for messages.
+        train: what the model selected before says of the training set.
+
+    Raises:
+        UserError: the data does not tell which sample is which.
+    """
+    if not len(train.index) or int(train.index.min()) < 0:
+        kind = "loss" if isinstance(method, Loss) else "method"
+        raise UserError(
+            f"{type(method).__name__} keeps {keeps} for each training sample, but the data does not tell which sample is which: "
+            f"let the datamodule yield ldmi_lightning.Batch(x, y, index, y_clean), or use another {kind}."
+        )
+    return int(train.index.max()) + 1
 
 
 class Loss(Method):

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.losses.base import Loss, Predictions, global_mean, log_probabilities
+from ldmi_lightning.losses.base import Loss, Predictions, global_mean, log_probabilities, samples_told_apart
 from ldmi_lightning.ranks import gather_over_ranks, is_distributed
 
 LEAST = 1e-4
@@ -61,12 +61,7 @@ class ELRLoss(Loss):
 
     def prepare(self, train: Predictions, held_out: Predictions) -> None:
         """Start each target at the prediction of the model selected in the stage before."""
-        if not len(train.index) or int(train.index.min()) < 0:
-            raise UserError(
-                "ELRLoss keeps a target for each training sample, but the data does not tell which sample is which: let the "
-                "datamodule yield ldmi_lightning.Batch(x, y, index, y_clean), or use another loss."
-            )
-        targets = torch.zeros(int(train.index.max()) + 2, train.probs.shape[1])
+        targets = torch.zeros(samples_told_apart(self, "a target", train) + 1, train.probs.shape[1])
         targets[train.index] = bounded(train.probs.float())
         self.targets, self._moved = targets.to(self.targets.device), []
 

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.joint import in_float64
-from ldmi_lightning.losses.base import Predictions, TransitionLoss, global_mean, log_probabilities
+from ldmi_lightning.losses.base import Predictions, TransitionLoss, global_mean, log_probabilities, samples_told_apart
 from ldmi_lightning.ranks import gather_over_ranks, is_distributed
 from ldmi_lightning.seeding import base_seed
 from ldmi_lightning.transition import smoothed_transition
@@ -76,13 +76,9 @@ class LCCNLoss(TransitionLoss):
 
     def prepare(self, train: Predictions, held_out: Predictions) -> None:
         """Start each latent label at the prediction of the model selected in the stage before."""
-        if not len(train.index) or int(train.index.min()) < 0:
-            raise UserError(
-                "LCCNLoss keeps a latent label for each training sample, but the data does not tell which sample is which: "
-                "let the datamodule yield ldmi_lightning.Batch(x, y, index, y_clean), or use another loss."
-            )
+        num_samples = samples_told_apart(self, "a latent label", train)
         num_classes = train.probs.shape[1]
-        cells = torch.full((int(train.index.max()) + 2,), num_classes**2, dtype=torch.int32)
+        cells = torch.full((num_samples + 1,), num_classes**2, dtype=torch.int32)
         cells[train.index] = (num_classes * train.probs.argmax(dim=1) + train.y).to(torch.int32)
         self.cells = cells.to(self.cells.device)
         self.transition = smoothed_transition(count_cells(self.cells, num_classes), self.prior)

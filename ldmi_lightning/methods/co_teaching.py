@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ldmi_lightning.audit import confident_joint
+from ldmi_lightning.audit.counts import calibrated, confident_joint
 from ldmi_lightning.batch import Batch
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.losses.base import Predictions, global_mean, log_probabilities
@@ -98,11 +98,8 @@ def share_of_wrong(probs: Tensor, y: Tensor) -> float:
     >>> share_of_wrong(probs, torch.tensor([0, 0, 1, 1]))
     0.25
     """
-    counts = confident_joint(probs.double().numpy(), y.numpy())
-    # Of each label as many as there are, in the shares of those that are confidently of some class.
-    sure = counts.sum(axis=1).clip(min=1)
-    wrong = (counts.sum(axis=1) - counts.diagonal()) / sure
-    return float((wrong * y.bincount(minlength=len(counts)).numpy()).sum() / len(y))
+    joint = confident_joint(probs.double().numpy(), y.numpy())
+    return calibrated(joint, y.bincount(minlength=len(joint)).numpy()).wrong / len(y)
 
 
 def smallest(losses: Tensor, share: float) -> Tensor:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from ldmi_lightning.batch import Batch
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.losses.base import Predictions, global_mean, log_probabilities
+from ldmi_lightning.losses.base import Predictions, global_mean, log_probabilities, samples_told_apart
 from ldmi_lightning.method import Clock, Method
-from ldmi_lightning.ranks import gather_over_ranks, is_distributed, sum_over_ranks
+from ldmi_lightning.ranks import gather_over_ranks, sum_over_ranks
 
 RAMP = 16
 """Epochs over which the weight of the guessed labels rises, as in the released code."""
@@ -96,12 +96,7 @@ class DivideMix(Method):
 
     def prepare(self, train: Predictions, held_out: Predictions) -> None:
         """Make room for a loss of each training sample."""
-        if not len(train.index) or int(train.index.min()) < 0:
-            raise UserError(
-                "DivideMix keeps a loss for each training sample, but the data does not tell which sample is which: let the "
-                "datamodule yield ldmi_lightning.Batch(x, y, index, y_clean), or use another method."
-            )
-        room = (2, int(train.index.max()) + 2)
+        room = (2, samples_told_apart(self, "a loss", train) + 1)
         self.losses, self.right, self._seen = self.losses.new_full(room, -1), self.right.new_zeros(room), []
 
     def step(self, nets: Sequence[nn.Module], batch: Batch, clock: Clock) -> Tensor:
@@ -162,8 +157,7 @@ class DivideMix(Method):
         """Write what all ranks have seen."""
         if self._seen:
             where, seen = (torch.cat(each) for each in zip(*self._seen, strict=True))
-            if is_distributed():
-                where, seen = gather_over_ranks(where), gather_over_ranks(seen)
+            where, seen = gather_over_ranks(where), gather_over_ranks(seen)
             self.losses[:, where] = seen.T.to(self.losses)
             self._seen = []
 
