@@ -21,6 +21,7 @@ from .folds import Fold
 from .known_inputs import KnownInputs
 from .loaders import IndexLoader, ResidentLoader, Split
 from .streamed import ImageFiles, StreamedLoader
+from .votes import item_names, votes_on, with_labels
 
 
 class Examples(NamedTuple):
@@ -109,22 +110,22 @@ class NoisyDataModule(KnownInputs):
         """Load the data and inject the noise, once."""
         if self.splits:
             return
-        examples = self.load()
+        examples = self._with_labels(self.load())
         for name, part in examples.items():
             check_labels(part.y, self.num_classes, f"The {name} split of {type(self).__name__}")
             check_inputs(part.x, len(part.y), f"The {name} split of {type(self).__name__}")
         self._refuse_missing_classes(examples["train"].y)
-        self.noise.class_names = [str(name) for name in self.class_names]
         labels = {name: part.y for name, part in examples.items()} | self._noisy_labels(examples)
         true = {name: part.y for name, part in examples.items() if self.labels_are_true(name)}
         for name in self.noisy_splits:
             check_labels(labels[name], self.num_classes, f"The noisy {name} split of {type(self).__name__}")
+        votes = votes_on(self.noise, examples, self.noisy_splits)
         self._report = report(
             self.noise,
             true.get("train"),
             labels["train"],
             self.num_classes,
-            sha256=fingerprint(labels["train"], labels["val"]),
+            sha256=fingerprint(labels["train"], labels["val"], *votes.values()),
         )
         self.splits = {
             name: Split(
@@ -132,9 +133,17 @@ class NoisyDataModule(KnownInputs):
                 torch.from_numpy(labels[name]),
                 torch.from_numpy(true[name]) if name in true else torch.full((len(part.y),), -1),
                 torch.from_numpy(part.index),
+                torch.from_numpy(votes[name]) if name in votes else None,
             )
             for name, part in examples.items()
         }
+
+    def _with_labels(self, examples: Mapping[str, Examples]) -> Mapping[str, Examples]:
+        """Tell the noise what classes and samples are called, and leave out the samples that it has no label for."""
+        self.noise.class_names = [str(name) for name in self.class_names]
+        if self.noise.needs_names:
+            self.noise.item_names = item_names(self, examples, self.noise.item_column)
+        return with_labels(examples, self.noise, self.noisy_splits, self.num_classes)
 
     def _noisy_labels(self, examples: Mapping[str, Examples]) -> dict[str, NDArray[np.int64]]:
         parts = [examples[name] for name in self.noisy_splits]
@@ -164,8 +173,17 @@ class NoisyDataModule(KnownInputs):
             self.splits = without_fold(self, self.fold)
             self._identity = None
 
-    def column(self, name: str) -> Sequence[Any]:
-        """Return a column of the table that the data comes from, by original index."""
+    def column(self, name: str, option: str = "--group") -> Sequence[Any]:
+        """Return a column of the table that the data comes from, by original index.
+
+        Args:
+            name: of the column.
+            option: who asks for it, for messages.
+        """
+        if option != "--group":
+            raise UserError(
+                f"{option} {name}: {type(self).__name__} is no table. Leave it out, and use original indices from 0."
+            )
         raise UserError(f"--group {name} is no file, and {type(self).__name__} no table. Give a CSV file: index,group.")
 
     def noise_report(self) -> dict[str, Any]:

@@ -149,9 +149,8 @@ def fold_identity(fold: Fold | None, splits: Mapping[str, Split]) -> dict[str, s
 
 
 def _rows(split: Split, where: Tensor) -> Split:
-    here = where.to(split.y.device)
     x = take(split.x, where.to(_device_of(split.x))) if in_memory(split.x) else split.x[where.numpy()]
-    return Split(x, split.y[here], split.y_clean[here], split.original_index[where])
+    return Split(x, *split.labels(where))
 
 
 def _device_of(x: Any) -> torch.device:
@@ -167,4 +166,16 @@ def _joined(splits: Sequence[Split]) -> Split:
         return first
     (other,) = others
     x = concatenate([first.x, other.x]) if in_memory(first.x) else first.x + other.x
-    return Split(x, *(torch.cat([getattr(each, key) for each in splits]) for key in ("y", "y_clean", "original_index")))
+    y, y_clean, index = (
+        torch.cat([getattr(each, key) for each in splits]) for key in ("y", "y_clean", "original_index")
+    )
+    return Split(x, y, y_clean, index, _joined_votes(splits))
+
+
+def _joined_votes(splits: Sequence[Split]) -> Tensor | None:
+    """Return the votes of all splits; where one has none, as a validation set that was labelled by hand, -1 throughout."""
+    known = next((each.votes for each in splits if each.votes is not None), None)
+    if known is None:
+        return None
+    none = [known.new_full((len(each), known.shape[1]), -1) for each in splits]
+    return torch.cat([each.votes if each.votes is not None else rest for each, rest in zip(splits, none, strict=True)])

@@ -258,9 +258,9 @@ class HFDataModule(OwnData, TextDataModule):
         other = self.test_source if split == "test" else None
         return self.wanted.called(split) if other is None else f"--data.test_source {other}"
 
-    def column(self, name: str) -> list[Any]:
+    def column(self, name: str, option: str = "--group") -> list[Any]:
         """Return a column of the source, by original index."""
-        wanted = AnyColumn(*self.wanted._replace(columns={"--group": name}))
+        wanted = AnyColumn(*self.wanted._replace(columns={option: name}))
         return [cell for rows in self._read_splits(wanted).values() for cell in rows.data[name][:]]
 
     def _read(self) -> dict[str, Rows]:

@@ -26,10 +26,11 @@ class Split:
         y: labels to learn from, shape ``(N,)``, int64.
         y_clean: true labels, shape ``(N,)``, int64; -1 where unknown.
         original_index: position of each sample in the original data set, shape ``(N,)``, int64.
+        votes: labels of A annotators, shape ``(N, A)``, int64, -1 where one gave none; ``None`` where ``y`` is all.
     """
 
-    def __init__(self, x: Any, y: Tensor, y_clean: Tensor, original_index: Tensor) -> None:
-        self.x, self.y, self.y_clean, self.original_index = x, y, y_clean, original_index
+    def __init__(self, x: Any, y: Tensor, y_clean: Tensor, original_index: Tensor, votes: Tensor | None = None) -> None:
+        self.x, self.y, self.y_clean, self.original_index, self.votes = x, y, y_clean, original_index, votes
 
     def __len__(self) -> int:
         return len(self.y)
@@ -37,7 +38,18 @@ class Split:
     def to(self, device: torch.device) -> "Split":
         """Return the split with labels, and inputs that are tensors, on ``device``."""
         x = map_tensors(lambda each: each.to(device), self.x) if in_memory(self.x) else self.x
-        return Split(x, self.y.to(device), self.y_clean.to(device), self.original_index)
+        votes = None if self.votes is None else self.votes.to(device)
+        return Split(x, self.y.to(device), self.y_clean.to(device), self.original_index, votes)
+
+    def labels(self, where: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Return what goes after ``x`` into a split of some of the samples: labels, indices and votes.
+
+        Args:
+            where: positions, or which samples as bool of shape ``(N,)``; on the CPU.
+        """
+        here = where.to(self.y.device)
+        votes = None if self.votes is None else self.votes[here]
+        return self.y[here], self.y_clean[here], self.original_index[where], votes
 
 
 def train_batches(n: int, batch_size: int, seed: int, epoch: int) -> list[Tensor]:
@@ -121,10 +133,11 @@ class IndexLoader:
     def batch(self, x: Any, index: Tensor) -> Batch:
         """Return the batch of stored inputs, on the device, and their positions there."""
         y, y_clean = self.split.y.index_select(0, index), self.split.y_clean.index_select(0, index)
+        votes = None if self.split.votes is None else self.split.votes.index_select(0, index)
         if self.views() == 1:
-            return Batch(self.transform(x), y, index, y_clean)
+            return Batch(self.transform(x), y, index, y_clean, votes=votes)
         first = self.transform(map_tensors(torch.clone, x))  # the transform may change its inputs
-        return Batch(first, y, index, y_clean, second_view=self.transform(x))
+        return Batch(first, y, index, y_clean, second_view=self.transform(x), votes=votes)
 
     def batches(self) -> Iterator[Tensor]:
         """Yield this process's part of each batch of the epoch: positions in the split, on the CPU."""

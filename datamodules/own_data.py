@@ -19,7 +19,7 @@ class OwnData(NoisyDataModule):
 
     With :class:`~ldmi_lightning.noise.NoNoise` nobody knows the true ones: those of the training and validation set are taken
     as noisy already, and test labels are what there is to test against, which makes them no better than they were given. With
-    any other injector the labels given are taken as true.
+    any other injector the labels given are taken as true, unless it says otherwise, as votes may.
     """
 
     augmentation: nn.Module | None = None
@@ -31,11 +31,11 @@ class OwnData(NoisyDataModule):
 
     def labels_are_true(self, split: str) -> bool:
         """Whether the labels given are taken as true."""
-        return split == "test" or not isinstance(self.noise, NoNoise)
+        return split == "test" or self.labels_are_known(split)
 
     def labels_are_known(self, split: str) -> bool:
         """Whether the labels given are known to be true, as far as noise is injected on that condition."""
-        return not isinstance(self.noise, NoNoise)
+        return not isinstance(self.noise, NoNoise) and self.noise.takes_true_labels
 
     def setup(self, stage: str) -> None:
         """Load the data and inject the noise, once; say what was done to it, and which classes have few samples."""

@@ -18,6 +18,7 @@ from .own_data import OwnData, check_class_names, normalise_images, shorten
 from .splits import fill_splits
 from .text import TokenIds
 from .unlabelled import without_unlabelled
+from .votes import labels_from_votes
 
 KINDS = "Give floats, uint8 images, or signed integers as token ids."
 AT_ONCE = 2**20
@@ -35,7 +36,8 @@ class TensorDataModule(OwnData):
             ``(N, C, H, W)`` in floats: colour normalised by ImageNet's mean and standard deviation, grey scaled to -1..1.
             Floats go to the net as they are, in float32, and so do all numbers of a DataFrame; other integers as token ids.
         y: labels, shape ``(N,)``: ``0..C-1`` or class names, also a pandas Series or Categorical, whose categories keep their
-            order. Where they are noisy already, leave ``noise`` out.
+            order. Where they are noisy already, leave ``noise`` out. ``None`` takes what the votes of
+            :class:`~ldmi_lightning.noise.CrowdLabels` as ``noise`` come to, which is then all that is known, of a test share too.
         x_test: inputs of the test set; ``None`` takes a share of ``x``.
         y_test: labels of the test set.
         class_names: names of the classes, in the order of the labels; ``None`` takes those that the labels hold.
@@ -71,6 +73,8 @@ class TensorDataModule(OwnData):
         augmentation: nn.Module | None = None,
         clean_labels: bool = False,
     ) -> None:
+        if y is None:
+            y = labels_from_votes(noise, _samples_in(x), class_names)
         if (x_test is None) != (y_test is None):
             raise UserError("x_test and y_test belong together: give both, or neither for a share of x.")
         self.notes: list[str] = []
@@ -125,6 +129,12 @@ class EachTensor(nn.Module):
         """Return inputs of the same structure."""
         modules = iter(self.each)
         return map_tensors(lambda tensor: next(modules)(tensor), x)
+
+
+def _samples_in(x: Any) -> int:
+    while isinstance(x, tuple | dict):
+        x = next(iter(x.values() if isinstance(x, dict) else x))
+    return len(x)
 
 
 def _transform_of(x: Tensor) -> nn.Module:

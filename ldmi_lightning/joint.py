@@ -94,7 +94,7 @@ def joint_sum(probs: Tensor, y: Tensor) -> Tensor:
     """
     probs = in_float64(probs)
     zeros = torch.zeros(probs.shape[1], probs.shape[1], dtype=torch.float64, device=probs.device)
-    return zeros.index_add(0, y.to(probs.device), probs)
+    return zeros.index_add_(0, y.to(probs.device), probs)
 
 
 def joint_matrix(probs: Tensor, y: Tensor) -> Tensor:
@@ -194,18 +194,43 @@ def log_dmi(joint: Tensor, factors: Factors | None = None) -> Tensor:
     return torch.where(value > floor, value, floor)
 
 
-def dmi_normalised(joint: Tensor) -> Tensor:
+def dmi_normalised(joint: Tensor, shares: Tensor | None = None) -> Tensor:
     r"""Return :math:`(|\det U| / \prod_k P(\tilde y = k))^{1/C}`, which lies in [0, 1] (Hadamard) for any C.
 
     1 means that predictions and labels determine each other; 0 that some class is not told from the others, or is
     missing.
 
+    Args:
+        joint: U, float64, shape ``(C, C)``.
+        shares: the labels' shares, shape ``(C,)``; ``None`` for the sums of U's rows. Only those of a part of a larger U
+            (:func:`judged`) are more.
+
     >>> round(dmi_normalised(torch.eye(4).double() / 4).item(), 6)
     1.0
     """
-    log_rows = joint.sum(1).log().sum()
+    log_rows = (joint.sum(1) if shares is None else shares).log().sum()
     value = ((log_dmi(joint) - log_rows) / joint.shape[0]).exp()
     return torch.where(torch.isfinite(log_rows), value, torch.zeros_like(value)).clamp(0, 1)
+
+
+def judged(joint: Tensor) -> tuple[Tensor, Tensor]:
+    """Leave the classes out of U that no sample is labelled, rows and columns: of these a determinant cannot say anything.
+
+    What is predicted as such a class is lost, so that U of the others sums to less than 1 and has a smaller determinant.
+
+    Args:
+        joint: U, shape ``(C, C)``.
+
+    Returns:
+        U of the others, and their labels' shares. Where no class is missing, ``joint`` as it is.
+
+    >>> part, shares = judged(torch.tensor([[0.5, 0.0, 0.25], [0.0, 0.0, 0.0], [0.0, 0.125, 0.125]]))
+    >>> part.tolist(), shares.tolist()
+    ([[0.5, 0.25], [0.0, 0.125]], [0.75, 0.25])
+    """
+    shares = joint.sum(dim=1)
+    present = shares != 0  # true of NaN, which nothing may hide
+    return (joint, shares) if bool(present.all()) else (joint[present][:, present], shares[present])
 
 
 def _solve(factors: Factors, right: Tensor, transposed: bool = False) -> Tensor:

@@ -23,11 +23,13 @@ class Predictions(NamedTuple):
         probs: softmax outputs, shape ``(N, C)``, float32, on the CPU.
         y: labels to learn from, shape ``(N,)``, int64.
         index: position in the split, shape ``(N,)``, int64; all -1 where the datamodule does not tell.
+        votes: labels of ``A`` annotators, shape ``(N, A)``, int64, -1 where one gave none; ``None`` where the batches have none.
     """
 
     probs: Tensor
     y: Tensor
     index: Tensor  # type: ignore[assignment]  # tuple.index is not needed here
+    votes: Tensor | None = None
 
 
 class Clock(NamedTuple):
@@ -79,12 +81,15 @@ class Method(KeepsFloat64):
         views: how many augmented views of a training sample it wants, 1 or 2; the second is ``batch.second_view``.
         monitor: what selects a stage's best epoch, unless the stage says otherwise.
         mode: whether more (``"max"``) or less (``"min"``) of it is better.
+        lr: learning rate at which its own parameters begin, without weight decay, in the stage's optimizer; ``None`` for the
+            nets' rate. A scheduler scales both alike.
     """
 
     networks: int = 1
     views: int = 1
     monitor: str = "val/acc"
     mode: Literal["min", "max"] = "max"
+    lr: float | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,6 +135,21 @@ class Method(KeepsFloat64):
             probs: softmax outputs, shape ``(N, C)``.
         """
         return probs
+
+    def noisy_labels(self, probs: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return what ``val/nll`` is the likelihood of: probabilities of M noisy labels, shape ``(M, C)``, and these.
+
+        Here they are :meth:`noisy_probs` and the batch's labels; a method that learns from votes judges itself by them.
+
+        Args:
+            probs: softmax outputs, shape ``(N, C)``.
+            batch: this rank's part of a validation batch.
+        """
+        return self.noisy_probs(probs), batch.y
+
+    def remark(self) -> str:
+        """Return what a user should know of how the stage begins, after :meth:`prepare`; nothing where all is as ever."""
+        return ""
 
     def check_setting(self, num_classes: int, batch_size: int) -> None:
         """Raise :class:`~ldmi_lightning.errors.UserError` where the method cannot work with this GLOBAL batch size."""

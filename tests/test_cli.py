@@ -96,15 +96,29 @@ def test_results_json_has_the_promised_form(folder: Path) -> None:
     assert (noise["injector"], noise["seed"], noise["requested_rate"]) == ("ClassDependentNoise", 1, 0.6)
     assert np.allclose(np.sum(noise["matrix"], axis=1), 1)
     assert re.fullmatch("[0-9a-f]{64}", noise["sha256"])
-    keys = {"loss", "epochs", "best_epoch", "selected_by", "test_acc", "test_balanced_acc"}
-    keys |= {"test_acc_last", "test_balanced_acc_last", "confusion", "joint"}
+    keys = {"loss", "epochs", "best_epoch", "selected_by", "mode", "best_score"}
+    keys |= {
+        "epoch_time_s",
+        "epoch_cpu_time_s",
+        "test_acc",
+        "test_balanced_acc",
+        "test_acc_last",
+        "test_balanced_acc_last",
+        "confusion",
+        "joint",
+    }
     warmup, robust = found["stages"]["warmup"], found["stages"]["robust"]
     assert set(warmup) == keys, "no T from outputs that are probabilities of noisy labels"
     assert set(robust) == keys | {"transition", "transition_error", "temperature"}
     assert np.allclose(np.sum(robust["transition"], axis=1), 1)
     assert (warmup["loss"], warmup["epochs"], warmup["selected_by"]) == ("CELoss", 2, "val/acc")
     assert (robust["loss"], robust["epochs"], robust["selected_by"]) == ("DMILoss", 2, "val/log_dmi")
+    assert (warmup["mode"], robust["mode"]) == ("max", "max")
     assert robust["best_epoch"] in (1, 2)
+    rows = list(csv.DictReader((folder / "curves.csv").read_text().splitlines()))
+    assert f"{robust['best_score']:.8g}" == f"{float(rows[1 + robust['best_epoch']]['val/log_dmi']):.8g}"
+    assert 0 < robust["epoch_time_s"] < found["wall_time_s"]
+    assert robust["epoch_cpu_time_s"] > 0
     assert 0 < robust["test_acc"] <= 1
     assert {"ldmi_lightning", "torch"} <= set(found["versions"])
 

@@ -343,7 +343,7 @@ def test_few_rows_are_passed_over_often_enough_and_many_once() -> None:
     [
         (
             {"loss": "dmm"},
-            "loss must be one of dmi, ce, gce, fw, or a loss of ldmi_lightning.losses as an object, but is 'dmm'",
+            "loss must be one of dmi, ce, gce, fw, sce, .*, or a loss of ldmi_lightning.losses as an object, but is 'dmm'",
         ),
         ({"loss": None}, "loss must be one of .* but is None"),
         ({"refine": True, "loss": "gce"}, "refine=True takes the T that L_DMI implies, but loss is 'gce'"),

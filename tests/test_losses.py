@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.losses import CELoss, DMILoss, Loss, Predictions
+from ldmi_lightning.methods import DivideMix
 from ldmi_lightning.metrics import JointMatrix
 from ldmi_lightning.ranks import gather_over_ranks
 
@@ -273,6 +274,7 @@ def test_cross_entropy_is_the_mean_of_minus_log_p_of_the_label() -> None:
 def test_each_loss_names_what_selects_its_best_epoch() -> None:
     assert (CELoss().monitor, CELoss().mode) == ("val/acc", "max")
     assert (DMILoss().monitor, DMILoss().mode) == ("val/log_dmi", "max")
+    assert (DivideMix().monitor, DivideMix().mode) == ("val/decision_score", "max")
 
 
 # Two ranks with 5 and 11 samples of 7 classes, so that neither holds them all, against one process with all 16

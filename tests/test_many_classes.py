@@ -194,15 +194,13 @@ def test_a_thousand_classes_stand_far_from_the_threshold_on_either_side() -> Non
     assert exact_rcond(mixed) < 1e-12
 
 
-@pytest.mark.parametrize("fault", ["a class is missing", "constant outputs", "NaN", "a class is never predicted"])
+@pytest.mark.parametrize("fault", ["constant outputs", "NaN", "a class is never predicted"])
 def test_a_singular_step_of_many_classes_is_a_zero_leaves_the_memory_and_is_counted(fault: str) -> None:
     logits, y = learnt(MANY, 2 * MANY)
     if fault == "constant outputs":
         logits = torch.zeros_like(logits)
     elif fault == "a class is never predicted":
         logits[:, 3] = -torch.inf
-    elif fault == "a class is missing":
-        y = torch.where(y == 3, 4, y)
     loss = prepared(0.9, logits, y)
     before = loss.joint_memory.clone()
     leaf = logits[:64].clone()
@@ -241,9 +239,8 @@ def test_with_a_memory_the_classes_are_named_that_the_warm_up_never_predicts(mem
     )
 
 
-def test_with_a_memory_labels_that_do_not_occur_are_named_and_long_lists_cut() -> None:
+def test_with_a_memory_long_lists_are_cut() -> None:
     logits, y = learnt(20, 400)
-    assert "no training sample is labelled 5. Give every class samples" in said(logits, torch.where(y == 5, 6, y), 0.9)
     logits[:, 4:] = -torch.inf
     assert "never predicts class 4, 5, 6, 7, 8, 9, 10, 11, 12, 13 and 6 more." in said(logits, y, 0.9)
 

@@ -171,11 +171,13 @@ def test_lccn_counts_on_each_rank_what_a_loop_over_the_samples_of_all_counts(
 def test_the_pass_between_stages_is_gathered_in_index_order(alone: Seen, two: list[Seen], case: str, size: int) -> None:
     for rank in two:
         train, held_out = rank[case]["given"]
-        for (probs, y, index), split, n in ((train, "train", size), (held_out, "val", 151)):
+        for (probs, y, index, votes), split, n in ((train, "train", size), (held_out, "val", 151)):
             assert index.tolist() == sorted(set(index.tolist()))
             assert len(index) == n
             assert torch.equal(y, rank[case]["labels"][split][index])
             assert probs.shape == (n, 10)
+            assert torch.equal(votes[:, 0], y)
+            assert torch.equal(votes[:, 1], index)
         torch.testing.assert_close(rank[case]["given"], alone[case]["given"])
 
 

@@ -3,15 +3,19 @@
 import math
 from collections.abc import Callable
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+import pytorch_lightning as pl
 import torch
+from blobs import Blobs, ce
+from conftest import MakeTrainer
 from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 
-from ldmi_lightning import Batch
+from ldmi_lightning import Batch, LDMIModule, Stage
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.losses import ELRLoss, Predictions, SCELoss, VolMinLoss
 from ldmi_lightning.method import Clock, Method
@@ -80,6 +84,16 @@ def test_elr_targets_follow_the_outputs_of_each_sample_over_epochs() -> None:
     torch.testing.assert_close(loss.targets[:-1], torch.stack([targets[i] for i in range(N)]))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_elr_targets_have_the_precision_of_the_run_before_and_after_a_resume(dtype: torch.dtype) -> None:
+    logits, y = logits_and_labels()
+    whole, resumed = ELRLoss().to(dtype), ELRLoss().to(dtype)
+    whole.prepare(*[predictions(logits.softmax(1), y)] * 2)
+    resumed.load_state_dict(whole.state_dict())
+    assert whole.targets.dtype == resumed.to(dtype).targets.dtype == dtype
+    assert torch.equal(resumed.targets, whole.targets)
+
+
 def test_elr_pulls_a_wrong_label_less_and_less() -> None:
     sure = torch.tensor([[6.0, 0.0]], requires_grad=True)
     wrong, row = torch.tensor([1]), torch.tensor([0])
@@ -111,6 +125,31 @@ def test_volmin_is_the_likelihood_and_the_volume_of_a_learnt_matrix() -> None:
     check(loss(logits, y, torch.arange(N)), -likelihood + 0.3 * torch.det(t).abs().log(), logits, loss.weights)
     torch.testing.assert_close(loss.transition, t)
     torch.testing.assert_close(loss.noisy_probs(p), p @ t)
+
+
+class Rates(pl.Callback):
+    """Notes rate and weight decay of each group of parameters, in each epoch."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[tuple[float, float]]] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        groups = trainer.optimizers[0].param_groups
+        self.seen.append([(round(group["lr"], 9), group["weight_decay"]) for group in groups])
+
+
+@pytest.mark.parametrize(("lr", "first", "second"), [(0.01, (0.01, 0.0), (0.005, 0.0)), (None, None, None)])
+def test_t_begins_at_a_rate_of_its_own_which_schedulers_scale_alike(
+    lr: float | None, first: Any, second: Any, make_trainer: MakeTrainer
+) -> None:
+    halve = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
+    adamw = partial(torch.optim.AdamW, lr=0.2, weight_decay=0.1)
+    module, rates = LDMIModule(nn.Linear(3, 3), 3, ce(1), Stage(VolMinLoss(lr=lr), 2, adamw, halve)), Rates()
+    make_trainer(callbacks=[rates]).fit(module, Blobs())
+    assert [[each for each in epoch if each] for epoch in ([(0.2, 0.1), first], [(0.1, 0.1), second])] == rates.seen[1:]
+    inherited, rates = LDMIModule(nn.Linear(3, 3), 3, ce(1), Stage(VolMinLoss(lr=lr), 1)), Rates()
+    make_trainer(callbacks=[rates]).fit(inherited, Blobs())
+    assert [rate for rate, _ in rates.seen[1]] == ([0.4, lr] if lr else [0.4]), "of the warm-up's optimizer"
 
 
 # -- Co-teaching ------------------------------------------------------------------------------------------------------
@@ -176,6 +215,17 @@ def test_dividemix_begins_with_cross_entropy_of_both_nets_and_then_divides_by_it
         np.testing.assert_allclose(method.right[own, :-1], expected, rtol=1e-5, atol=1e-6)
 
 
+def test_dividemix_can_penalise_confidence_while_it_warms_up() -> None:
+    both, given, method = nets(), batch(), prepared(confidence_penalty=True)
+    expected = torch.zeros((), dtype=torch.float64)
+    for net in both:
+        p = net(given.x).softmax(1)
+        for n in range(N):
+            expected = expected - p[n, given.y[n]].log() / N + sum(p[n, k] * p[n, k].log() for k in range(C)) / N
+    weights = [parameter for net in both for parameter in net.parameters()]
+    check(method.step(both, given, Clock(0, 4, 0)), expected, *weights)
+
+
 @pytest.mark.parametrize("views", [1, 2])
 def test_dividemix_mixes_refined_labels_with_guessed_ones(views: int) -> None:
     both, given, method = nets(), batch(), prepared(views=views, unlabelled_weight=2.0)
@@ -226,6 +276,7 @@ def test_a_loss_that_is_not_known_is_not_held_for_right() -> None:
         (lambda: ELRLoss(weight=-1), "ELRLoss: weight must be at least 0"),
         (lambda: ELRLoss(momentum=1), r"momentum must lie in \[0, 1\)"),
         (lambda: VolMinLoss(weight=float("nan")), "VolMinLoss: weight must be at least 0"),
+        (lambda: VolMinLoss(lr=0), "VolMinLoss: lr must be above 0"),
         (lambda: CoTeaching(1.0), r"forget_rate must lie in \[0, 1\)"),
         (lambda: CoTeaching(0.5, ramp=0), "ramp must be at least 1 epoch"),
         (lambda: DivideMix(warmup=0), "warmup must be at least 1 epoch, but got 0"),

@@ -17,13 +17,14 @@ ROOMS = {
 
 # What each room imports of the others. Only `commands` and the two ways in, `__init__` and `__main__`, see all.
 MAY_IMPORT = {
-    "audit": {"csv_file", "errors", "files", "likelihood", "originals", "pages"},
+    "audit": {"crowds", "csv_file", "errors", "files", "likelihood", "originals", "pages"},
     "batch": {"errors"},
     "benchmarking": {"checkpoints", "csv_file", "errors", "files", "noise", "processes", "runs", "transition"},
     "callbacks": {"batch", "joint", "pictures", "ranks"},
     "checkpoints": {"errors", "file_kinds", "pickled"},
     "condensed": set(),
     "cpu_speed": set(),
+    "crowds": {"csv_file", "errors", "file_kinds", "label_table", "likelihood"},
     "csv_file": {"errors", "file_kinds"},
     "datamodules": {
         *("batch", "cpu_speed", "csv_file", "errors", "file_kinds", "files", "inputs", "label_table", "models"),
@@ -31,7 +32,7 @@ MAY_IMPORT = {
     },
     "decisions": {"errors"},
     "errors": set(),
-    "estimator": {"audit", "datamodules", "errors", "likelihood", "losses", "method", "training"},
+    "estimator": {"audit", "datamodules", "errors", "likelihood", "losses", "method", "methods", "training"},
     "export": {"datamodules", "errors", "files", "inputs", "method"},
     "file_kinds": set(),
     "files": set(),
@@ -41,10 +42,10 @@ MAY_IMPORT = {
     "likelihood": {"errors"},
     "losses": {"batch", "errors", "joint", "likelihood", "method", "ranks", "seeding", "transition"},
     "method": {"batch", "joint"},
-    "methods": {"audit", "batch", "errors", "losses", "method", "ranks"},
+    "methods": {"audit", "batch", "crowds", "errors", "joint", "losses", "method", "ranks", "transition"},
     "metrics": {"joint"},
     "models": {"errors", "saying"},
-    "noise": {"errors", "file_kinds", "label_table", "pickled", "saying", "seeding", "transition"},
+    "noise": {"crowds", "errors", "file_kinds", "label_table", "pickled", "saying", "seeding", "transition"},
     "originals": set(),
     "pages": {"condensed", "runs"},
     "pickled": set(),

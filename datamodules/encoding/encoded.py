@@ -137,9 +137,9 @@ class EncodedDataModule(NoisyDataModule):
         parts = [(self.data.splits[name].original_index, self.data.originals(name)) for name in among]
         return originals_among(self.splits[split].original_index, parts)
 
-    def column(self, name: str) -> Sequence[Any]:
+    def column(self, name: str, option: str = "--group") -> Sequence[Any]:
         """Return a column of the data set's table, by original index."""
-        return self.data.column(name)
+        return self.data.column(name, option)
 
     # -- features -----------------------------------------------------------------------------------------------------
 
@@ -167,7 +167,7 @@ class EncodedDataModule(NoisyDataModule):
         found = [rows_of(self.features.of(part, self._place()), where) for part, where in split.x.parts]
         plain = found[0][0] if len(found) == 1 else torch.cat([features for features, _, _ in found])
         read = torch.cat([each for _, _, each in found])
-        self.splits[name] = Split(plain, *(each[read] for each in (split.y, split.y_clean, split.original_index)))
+        self.splits[name] = Split(plain, *split.labels(read))
         if name == "train":
             self._augmented = found[0][1]
 

@@ -33,7 +33,7 @@ class Unencoded:
 
 def unencoded(name: str, split: Split) -> Split:
     """Return a split of a data set whose inputs have not been encoded yet."""
-    return Split(Unencoded((name, torch.arange(len(split)))), split.y, split.y_clean, split.original_index)
+    return Split(Unencoded((name, torch.arange(len(split)))), split.y, split.y_clean, split.original_index, split.votes)
 
 
 def rows_of(found: SplitFeatures, where: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:

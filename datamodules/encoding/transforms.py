@@ -131,7 +131,8 @@ class PassesLoader(IndexLoader):
         for index in torch.cat(batches).to(self.device).split([len(batch) for batch in batches]):
             y, y_clean = self.split.y.index_select(0, index), self.split.y_clean.index_select(0, index)
             views = [self.transform(self.passes[index, choice[index]]) for choice in (first, second)[: self.views()]]
-            yield Batch(views[0], y, index, y_clean, second_view=views[1] if len(views) > 1 else None)
+            votes = None if self.split.votes is None else self.split.votes.index_select(0, index)
+            yield Batch(views[0], y, index, y_clean, second_view=views[1] if len(views) > 1 else None, votes=votes)
 
     def choices(self) -> tuple[Tensor, Tensor]:
         """Return the passes of each sample's first and second view in the epoch, shapes ``(N,)``; they differ where they can."""

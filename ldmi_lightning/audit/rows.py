@@ -20,6 +20,8 @@ class Rows:
         class_names: C of them.
         originals: what each sample was before it became numbers, N of them, read when asked; ``None`` where there is nothing.
         true: true label of each, shape ``(N,)``, -1 where it is not known; ``None`` where none is.
+        votes: labels of A annotators, shape ``(N, A)``, -1 where one gave none; ``None`` where each sample has one label.
+        annotators: their names.
     """
 
     index: NDArray[np.int64]
@@ -28,6 +30,8 @@ class Rows:
     class_names: list[str]
     originals: Sequence[Original | None]
     true: NDArray[np.int64] | None = None
+    votes: NDArray[np.int64] | None = None
+    annotators: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.index)

@@ -12,6 +12,8 @@ from ldmi_lightning.audit.audit import Audit
 from ldmi_lightning.audit.rows import Rows
 from ldmi_lightning.audit.tables import to_review
 
+OWN_KEYS = ("truth", "advice", "annotators")
+
 
 def summary(
     found: Audit, rows: Rows, labels: NDArray[np.int64], *, threshold: float, head: Mapping[str, Any]
@@ -25,7 +27,7 @@ def summary(
         rows: its samples.
         labels: corrected labels, shape ``(N,)``.
         threshold: from which P(suggested is right) on labels were corrected.
-        head: what the command knows; ``truth`` and ``advice`` stand on their own.
+        head: what the command knows; ``truth``, ``advice`` and ``annotators`` stand on their own.
     """
     # T̂ and all counts are of the held-out samples, where there are any.
     counted = rows.seen if rows.seen.all() else ~rows.seen
@@ -49,7 +51,8 @@ def summary(
         "to_review": int(to_review(found, labels).sum()),
         "truth": plain(head.get("truth")),
         "advice": head.get("advice"),
-        "made_by": plain({key: value for key, value in head.items() if key not in ("truth", "advice")}),
+        "annotators": plain(head.get("annotators")),
+        "made_by": plain({key: value for key, value in head.items() if key not in OWN_KEYS}),
         "transition": plain(found.transition._asdict()),
     }
 

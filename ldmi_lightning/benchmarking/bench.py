@@ -4,53 +4,108 @@ import contextlib
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ldmi_lightning import files
 from ldmi_lightning.benchmarking.cells import DEVICE, Cell
 from ldmi_lightning.benchmarking.chosen import chosen_of
+from ldmi_lightning.benchmarking.comparison import comparison
 from ldmi_lightning.benchmarking.figure import draw
 from ldmi_lightning.benchmarking.grid import Grid, groups
 from ldmi_lightning.benchmarking.progress import Progress
 from ldmi_lightning.benchmarking.runner import Ended, Runner
 from ldmi_lightning.benchmarking.summary import Spread, summarise
 from ldmi_lightning.benchmarking.tables import comma_separated, markdown, percent
+from ldmi_lightning.benchmarking.tries import TUNED, Try, tuned_cells
+from ldmi_lightning.benchmarking.tries import markdown as settings_tried
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.runs.folder import LOG
 
-TABLE, NUMBERS, FIGURE = "table.md", "table.csv", "figure.png"
+TABLE, NUMBERS, FIGURE, COMPARISON = "table.md", "table.csv", "figure.png", "comparison.md"
 
 
 class Benchmark:
-    """A grid, its folder, and what is finished of it."""
+    """A grid, its folder, and what is finished of it.
 
-    def __init__(self, grid: Grid, cells: Sequence[Cell], output: Path) -> None:
+    Args:
+        grid: the grid.
+        cells: its cells, without those of the settings that it tries.
+        tries: the settings that it tries.
+        output: its folder.
+    """
+
+    def __init__(self, grid: Grid, cells: Sequence[Cell], tries: Sequence[Try], output: Path) -> None:
         self.grid = grid
-        self.cells = cells
+        self.plain = list(cells)
+        self.tries = list(tries)
         self.output = output
-        self.results = {cell.name: found for cell in cells if (found := cell.results(output)) is not None}
+        self.results: dict[str, dict[str, Any]] = {}
         self.failed: dict[str, str] = {}
+        self._look_up([*self.plain, *(each.cell for each in self.tries)])
+        self._look_up(self.tuned)
+
+    def _look_up(self, cells: Sequence[Cell]) -> None:
+        self.results |= {cell.name: found for cell in cells if (found := cell.results(self.output)) is not None}
+
+    @property
+    def tuned(self) -> list[Cell]:
+        """The cells whose setting has been chosen by now among those tried."""
+        return tuned_cells(self.plain, self.tries, self.results)
+
+    @property
+    def cells(self) -> list[Cell]:
+        """All cells that are known by now."""
+        return [*self.plain, *(each.cell for each in self.tries), *self.tuned]
 
     def list_cells(self) -> int:
         """Print the cells."""
-        for cell in self.cells:
+        cells = self.cells
+        for cell in cells:
             print(f"{'finished' if cell.name in self.results else 'to do':8}  {cell.name}")
-        print(f"{len(self.cells)} cells, {len(self.results)} of them finished, in {self.output}")
+        finished = sum(cell.name in self.results for cell in cells)
+        print(f"{len(cells)} cells, {finished} of them finished, in {self.output}{self._unknown()}")
         return 0
 
-    def carry_out(self, chosen: Sequence[Cell], runner: Runner) -> int:
-        """Carry out the cells that are not finished, and write the tables after each; return the exit code."""
+    def _unknown(self) -> str:
+        """Say how many cells wait for a choice between settings."""
+        of_tries = sum(cell.method in self.grid.tries for cell in self.plain)
+        waiting = of_tries - len(self.tuned)
+        return f"; {waiting} more follow once all settings of their methods have been tried" if waiting else ""
+
+    def carry_out(self, chosen: Sequence[Cell] | None, runner: Runner) -> int:
+        """Carry out the cells that are not finished, and write the tables after each; return the exit code.
+
+        Args:
+            chosen: cells; ``None`` for all, those included whose setting is chosen on the way.
+            runner: carries them out.
+        """
         try:
             self.output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
                 f"{self.output} cannot be made: {error.strerror}. Choose another folder with --output."
             ) from error
-        to_do = [cell for cell in chosen if cell.name not in self.results]
-        print(
-            f"{len(self.cells)} cells, {len(self.results)} finished, {len(to_do)} to do. Folder: {self.output}",
-            flush=True,
-        )
-        progress = Progress(len(chosen), len(chosen) - len(to_do))
+        while True:
+            cells = self.cells if chosen is None else list(chosen)
+            to_do = [cell for cell in cells if cell.name not in self.results and cell.name not in self.failed]
+            done = sum(cell.name in self.results for cell in cells)
+            print(
+                f"{len(cells)} cells, {done} finished, {len(to_do)} to do{self._unknown()}. Folder: {self.output}",
+                flush=True,
+            )
+            self._carry_out(to_do, Progress(len(cells), len(cells) - len(to_do)), runner)
+            self._look_up(self.tuned)
+            known = self.cells if chosen is None else cells
+            if all(cell.name in self.results or cell.name in self.failed for cell in known):
+                break
+        self.write_tables()
+        cells = self.cells
+        finished = sum(cell.name in self.results for cell in cells)
+        compared = f", {COMPARISON}" if (self.output / COMPARISON).is_file() else ""
+        print(f"{self.output / TABLE}, {NUMBERS}, {FIGURE}{compared}: {finished} of {len(cells)} cells.")
+        return 1 if self.failed else 0
+
+    def _carry_out(self, to_do: Sequence[Cell], progress: Progress, runner: Runner) -> None:
         self.write_tables()
         progress.show()
         with contextlib.closing(runner.run(list(groups(to_do)), _say_what_it_waits_for)) as ends:
@@ -59,8 +114,6 @@ class Benchmark:
                 self.write_tables()
                 progress.end(ended.cell, self._outcome(ended), failed=ended.results is None)
         progress.clear()
-        print(f"{self.output / TABLE}, {NUMBERS}, {FIGURE}: {len(self.results)} of {len(self.cells)} cells.")
-        return 1 if self.failed else 0
 
     def _note(self, ended: Ended) -> None:
         if ended.results is None:
@@ -83,11 +136,18 @@ class Benchmark:
 
     def write_tables(self) -> None:
         """Write the tables and the figure."""
-        rows = summarise(self.cells, self.results)
-        table = markdown(self._head(), self.cells, rows, self.results, self.failed)
-        files.write(self.output / TABLE, table.encode())
+        tuned, cells = self.tuned, self.cells
+        shown = [*self.plain, *tuned]
+        known = {cell.name: self.results[cell.name] for cell in cells if cell.name in self.results}
+        rows = summarise(shown, known)
+        table = markdown(self._head(), cells, rows, known, self.failed)
+        files.write(
+            self.output / TABLE, (table + "".join(f"{line}\n" for line in settings_tried(self.tries, known))).encode()
+        )
         files.write(self.output / NUMBERS, comma_separated(rows).encode())
-        if picture := draw(rows, self.cells, self.results):
+        if compared := comparison(shown, known):
+            files.write(self.output / COMPARISON, compared.encode())
+        if picture := draw([row for row in rows if not row.method.endswith(TUNED)], cells, known):
             files.write(self.output / FIGURE, picture)
 
     def _head(self) -> list[str]:

@@ -77,8 +77,12 @@ class Cell:
         return output / "cells" / f"{self.name}-{self.key[:8]}"
 
     def results(self, output: Path) -> dict[str, Any] | None:
-        """Return the content of the finished cell's ``results.json``; ``None`` for a cell that is not finished."""
-        for run in self.runs(output):
+        """Return the content of the finished cell's ``results.json``; ``None`` for a cell that is not finished.
+
+        A run of the same configuration counts whatever its cell is called: a setting that was tried, or another grid's.
+        """
+        others = (path.parent for path in (output / "cells").glob(f"*-{self.key[:8]}/*/{CONFIG}"))
+        for run in [*self.runs(output), *sorted(others)]:
             try:
                 found = json.loads((run / RESULTS).read_text())
                 config = yaml.safe_load((run / CONFIG).read_text())

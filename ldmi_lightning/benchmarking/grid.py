@@ -1,12 +1,11 @@
 """The file that describes a grid of runs, read and checked, and the cells that it asks for."""
 
 import copy
-import difflib
 import importlib
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import yaml
 
 import ldmi_lightning.noise
 from ldmi_lightning.benchmarking.cells import Cell
+from ldmi_lightning.benchmarking.grid_check import Check, listed
 from ldmi_lightning.errors import UserError
 
 ParseFit = Callable[[list[str]], dict[str, Any]]
@@ -23,7 +23,7 @@ ParseFit = Callable[[list[str]], dict[str, Any]]
 AS_GIVEN = "labels as given"
 """The name of the pattern of a data set to which no noise is added."""
 
-KEYS = {"data": dict, "rates": list, "methods": (list, dict), "seeds": list, "options": dict}
+KEYS = {"data": dict, "rates": list, "methods": (list, dict), "seeds": list, "options": dict, "tries": dict}
 DATA_KEYS = {"config": (str, list), "noise": dict}
 NOISE_KEYS = {"class_path": str, "init_args": dict}
 
@@ -46,6 +46,8 @@ class Grid:
     methods: dict[str, list[Path]]
     seeds: list[int]
     options: dict[str, Any]
+    tries: dict[str, list[dict[str, Any]]]
+    """Settings of a method, each a value by the option of the model, that are tried once for each data set."""
 
 
 def read_grid(path: Path) -> Grid:
@@ -64,14 +66,14 @@ def read_grid(path: Path) -> Grid:
         place = getattr(error, "problem_mark", None)
         where = f" in line {place.line + 1}" if place else ""
         raise UserError(f"{path} is no YAML{where}: {getattr(error, 'problem', error)}.") from error
-    check = _Check(path)
+    check = Check(path)
     check.keys("the grid", said, KEYS, required=("data", "methods", "seeds"))
     data = {}
     for name, entry in said["data"].items():
         check.keys(f"data.{name}", entry, DATA_KEYS, required=("config",))
         for pattern, injector in entry.get("noise", {}).items():
             check.keys(f"data.{name}.noise.{pattern}", injector, NOISE_KEYS, required=("class_path",))
-        configs = [check.file(each) for each in _listed(entry["config"])]
+        configs = [check.file(each) for each in listed(entry["config"])]
         data[str(name)] = DataSet(configs, {str(key): each for key, each in entry.get("noise", {}).items()})
     if not all(isinstance(name, str) for name in [*said["methods"], *said.get("options", {})]):
         raise check.mistake("methods and options must each have a name.")
@@ -81,11 +83,12 @@ def read_grid(path: Path) -> Grid:
         data,
         [float(rate) for rate in check.numbers("rates", said.get("rates", []), 1, "a number in 0..1")],
         {
-            str(name): [check.file(each) for each in _listed(files or f"configs/methods/{name}.yaml")]
+            str(name): [check.file(each) for each in listed(files or f"configs/methods/{name}.yaml")]
             for name, files in methods.items()
         },
         check.numbers("seeds", said["seeds"], 2**32 - 1, "a whole number in 0..2**32-1", whole=True),
         said.get("options", {}),
+        _settings(check, said.get("tries", {}), list(methods)),
     )
     injectors = [injector for each in data.values() for injector in each.noise.values()]
     if not grid.rates and any(map(takes_rate, injectors)):
@@ -93,56 +96,19 @@ def read_grid(path: Path) -> Grid:
     return grid
 
 
-class _Check:
-    """Checks of a grid's parts, each with one line for a mistake."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def keys(self, what: str, entry: Any, known: Mapping[str, Any], required: Collection[str]) -> None:
-        if not isinstance(entry, dict):
-            raise self.mistake(f"{what} must map names to values, such as {', '.join(known)}.")
-        for key, value in entry.items():
-            if key not in known:
-                close = difflib.get_close_matches(str(key), known, n=1)
-                hint = f"Did you mean {close[0]}?" if close else f"It may have {', '.join(known)}."
-                raise self.mistake(f"{what} has no key {key}. {hint}")
-            if not isinstance(value, known[key]):
-                kinds = {dict: "a mapping", list: "a list", str: "a text"}
-                meant = " or ".join(kinds[each] for each in _listed(known[key]))
-                raise self.mistake(f"{key} of {what} must be {meant}, but got {value}.")
-            if not value and key not in ("options", "init_args"):
-                raise self.mistake(f"{key} of {what} is empty.")
-        for key in required:
-            if key not in entry:
-                raise self.mistake(f"{what} lacks {key}.")
-
-    def mistake(self, said: str) -> UserError:
-        return UserError(f"{self.path}: {said} `ldmi benchmark --help` shows a grid.")
-
-    def numbers(self, what: str, values: list[Any], largest: float, rule: str, whole: bool = False) -> list[Any]:
-        for value in values:
-            right = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-            if not right or not 0 <= value <= largest:
-                raise UserError(f"{self.path}: {what} must each be {rule}, but got {value}.")
-        if len(set(values)) < len(values):
-            raise UserError(f"{self.path}: {what} holds a value twice: {values}.")
-        return values
-
-    def file(self, name: Any) -> Path:
-        """Find a file, named from the grid's folder, one of those around it, or the working directory."""
-        folders = [*self.path.absolute().parents, Path()]
-        found = next((folder / str(name) for folder in folders if (folder / str(name)).is_file()), None)
-        if found is None:
-            raise UserError(
-                f"{self.path} names {name}, but there is no such file, neither around the grid's file nor in the working "
-                "directory."
-            )
-        return found
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
+def _settings(check: Check, tries: Mapping[str, Any], methods: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return, for each method, all combinations of the values that its options have under ``tries``."""
+    check.keys("tries", tries, dict.fromkeys(methods, dict), required=())
+    for method, options in tries.items():
+        for option, values in options.items():
+            if not str(option).startswith("model."):
+                raise check.mistake(f"tries.{method}: {option} is no option of the model, such as model.robust.loss.q.")
+            if not isinstance(values, list) or not values:
+                raise check.mistake(f"{option} of tries.{method} must be a list of values, but got {values}.")
+    return {
+        str(method): [dict(zip(options, values, strict=True)) for values in itertools.product(*options.values())]
+        for method, options in tries.items()
+    }
 
 
 def injector_class(injector: Mapping[str, Any]) -> Any:
@@ -172,10 +138,17 @@ def expand(grid: Grid, parse_fit: ParseFit) -> list[Cell]:
     Raises:
         UserError: ``ldmi fit`` refuses the configuration of a cell, or two cells have one name.
     """
-    kinds: dict[tuple[str, str, str], dict[str, Any]] = {}
+    kinds: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
     for data, method in itertools.product(grid.data, grid.methods):
         try:
-            kinds |= _kinds(grid, data, method, parse_fit)
+            first = configurations(grid, data, method, parse_fit, first_alone=True)
+            like = kinds.get((data, next(iter(grid.methods))), {})
+            if all(like.get(pattern, {}).get("data") == config["data"] for pattern, config in first.items()):
+                # Reading takes half a second: what a method does not touch is read once.
+                (config,) = first.values()
+                kinds[data, method] = {pattern: {**config, "data": each["data"]} for pattern, each in like.items()}
+            else:
+                kinds[data, method] = configurations(grid, data, method, parse_fit)
         except UserError as error:
             raise UserError(f"{grid.path}: {data}, {method}: {error}") from error
     cells = []
@@ -184,7 +157,7 @@ def expand(grid: Grid, parse_fit: ParseFit) -> list[Cell]:
         injector = grid.data[data].noise.get(pattern)
         rates: list[float | None] = [*grid.rates] if injector and takes_rate(injector) else [None]
         for rate, method in itertools.product(rates, grid.methods):
-            cell = Cell(data, pattern, rate, method, seed, kinds[data, pattern, method])
+            cell = Cell(data, pattern, rate, method, seed, kinds[data, method][pattern])
             cells.append(replace(cell, config=fill_in(cell.config, rate, seed)))
     names = [cell.name for cell in cells]
     if twice := next((name for name in names if names.count(name) > 1), None):
@@ -192,8 +165,24 @@ def expand(grid: Grid, parse_fit: ParseFit) -> list[Cell]:
     return cells
 
 
-def _kinds(grid: Grid, data: str, method: str, parse_fit: ParseFit) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """Return, by data set, pattern and method, the configurations that cells share but for rate and seed."""
+def configurations(
+    grid: Grid,
+    data: str,
+    method: str,
+    parse_fit: ParseFit,
+    setting: Mapping[str, Any] | None = None,
+    first_alone: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Return, by pattern, the configurations that cells of a data set and a method share but for rate and seed.
+
+    Args:
+        grid: the grid.
+        data: name of the data set.
+        method: name of the method.
+        parse_fit: turns the options of ``ldmi fit`` into the whole configuration.
+        setting: options of the model that win over all others.
+        first_alone: whether only the first pattern is returned.
+    """
     files = [*grid.data[data].configs, *grid.methods[method]]
     args = ["fit", *(word for file in files for word in ("--config", str(file)))]
     absent: set[str] = set()
@@ -201,15 +190,17 @@ def _kinds(grid: Grid, data: str, method: str, parse_fit: ParseFit) -> dict[tupl
         model = parse_fit(args)["model"].get("init_args", {})
         absent = {key for key, value in model.items() if value is None}
     options = [f"--{key}={_flow(value)}" for key, value in grid.options.items() if not _belongs(key, absent)]
-    kinds = {}
-    for pattern in grid.data[data].noise or [AS_GIVEN]:
+    options += [f"--{key}={_flow(value)}" for key, value in (setting or {}).items()]
+    found = {}
+    patterns = list(grid.data[data].noise or [AS_GIVEN])
+    for pattern in patterns[:1] if first_alone else patterns:
         noise = []
         if injector := grid.data[data].noise.get(pattern):
             rate = {"rate": grid.rates[0]} if takes_rate(injector) else {}
             arguments = {**injector.get("init_args", {}), **rate}
             noise = [f"--data.noise={_flow({'class_path': injector['class_path'], 'init_args': arguments})}"]
-        kinds[data, pattern, method] = parse_fit([*args, *noise, *options])
-    return kinds
+        found[pattern] = parse_fit([*args, *noise, *options])
+    return found
 
 
 def _belongs(option: str, stages: Collection[str]) -> bool:

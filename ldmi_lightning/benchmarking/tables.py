@@ -48,7 +48,8 @@ def markdown(
     """
     missing = len(cells) - len(results) - len(failed)
     versions = dict.fromkeys(_versions(results[cell.name]) for cell in cells if cell.name in results)
-    hours = sum(each["wall_time_s"] for each in results.values()) / 3600
+    seconds = {cell.key: results[cell.name]["wall_time_s"] for cell in cells if cell.name in results}
+    hours = sum(seconds.values()) / 3600  # two cells with one configuration are one run
     lines = [
         *head,
         f"- cells: {len(results)} done, {missing} missing, {len(failed)} failed; computing time {hours:.1f} h",

@@ -27,7 +27,8 @@ The same command again resumes what was stopped; finished folds are not trained 
 
 END = """\
 Written are issues.csv (all labels, the worst first), labels.csv (corrected, for --data.noise LabelFileNoise), review.csv (to
-look at by hand), label_studio.json, summary.json and audit.html. All other options are those of `ldmi fit`.
+look at by hand), label_studio.json, summary.json and audit.html; annotators.csv where labels come from several people's
+votes. All other options are those of `ldmi fit`.
 """
 
 OF_FOLDS = ("folds", "group", "jobs")
@@ -57,6 +58,12 @@ def parser() -> AuditParser:
         type=float,
         metavar="P",
         help="labels.csv has the suggested class where it is right with at least this probability (default: as documented)",
+    )
+    made.add_argument(
+        "--votes",
+        metavar="FILE",
+        help="several people's labels, for a report on each of them: CSV of item,annotator,label, or an array (N, A), -1 for "
+        "none; else the data's own",
     )
     made.add_argument("--output", metavar="DIR", help="folder for the result; it must not hold one")
     folds = made.add_argument_group("folds")

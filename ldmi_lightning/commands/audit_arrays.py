@@ -11,6 +11,7 @@ from ldmi_lightning.audit import audit
 from ldmi_lightning.audit.audit import Outputs
 from ldmi_lightning.audit.rows import Rows
 from ldmi_lightning.commands.audit_result import Told, finish
+from ldmi_lightning.commands.audit_votes import with_votes
 from ldmi_lightning.commands.output import refuse_existing
 from ldmi_lightning.csv_file import original_text, read_csv
 from ldmi_lightning.errors import UserError
@@ -68,7 +69,8 @@ def run(options: argparse.Namespace, command: list[str]) -> int:
         f"`ldmi fit --config DATA --data.noise LabelFileNoise --data.noise.path {folder / 'labels.csv'}` trains on the "
         "corrected labels."
     )
-    finish(folder, found, found, rows, options.threshold, Told(command, "probabilities", about, notes, then))
+    rows = with_votes(rows, options.votes)
+    finish(folder, found, found, rows, options.threshold, Told(command, "probabilities", about, notes, then), probs)
     return 0
 
 

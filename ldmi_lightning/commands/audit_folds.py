@@ -21,6 +21,7 @@ from ldmi_lightning.benchmarking.progress import Progress
 from ldmi_lightning.benchmarking.runner import Runner
 from ldmi_lightning.commands.audit_result import Told, finish
 from ldmi_lightning.commands.audit_rows import check_whole, joined, rows_of
+from ldmi_lightning.commands.audit_votes import with_votes
 from ldmi_lightning.commands.benchmark_run import stopped_by_sigterm
 from ldmi_lightning.commands.configuration import as_plain, fill_in_seed, in_order, make_parser, parse, repeatable
 from ldmi_lightning.commands.options import FOLDS
@@ -184,8 +185,8 @@ def conclude(
     runs = {"runs": [str(cell.folder(output)) for cell in cells], "outputs": kind}
     stages = {"stage": ", ".join(dict.fromkeys(each.stage for each in said))}
     whole = Told(told.command, told.way, {**told.about, **runs, **stages}, notes, told.then)
-    known = rows_of(rows, data, np.zeros(len(rows.index), bool))
-    finish(output / RESULT, found, found, known, options.threshold, whole)
+    known = with_votes(rows_of(rows, data, np.zeros(len(rows.index), bool)), options.votes)
+    finish(output / RESULT, found, found, known, options.threshold, whole, rows.probs)
     show(f"The model that was trained on everything: {cells[-1].runs(output)[0]}")
 
 

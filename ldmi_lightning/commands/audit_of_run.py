@@ -11,6 +11,7 @@ from ldmi_lightning.audit import audit
 from ldmi_lightning.audit.others import judged_by
 from ldmi_lightning.commands.audit_result import Told, finish
 from ldmi_lightning.commands.audit_rows import SPLITS, joined, rows_of
+from ldmi_lightning.commands.audit_votes import with_votes
 from ldmi_lightning.commands.configuration import in_order
 from ldmi_lightning.commands.lightning import LDMICLI, Run, carry_out, is_rank_zero
 from ldmi_lightning.commands.output import refuse_existing
@@ -31,7 +32,7 @@ def run(folder: Path, options: argparse.Namespace, command: Sequence[str]) -> in
     results = results_of(folder)
     result = Path(options.output or folder / RESULT)
     refuse_existing(result)
-    return carry_out(lambda run: audit_run(folder, results, result, options.threshold, command, run))
+    return carry_out(lambda run: audit_run(folder, results, result, options, command, run))
 
 
 def results_of(folder: Path) -> Mapping[str, Any]:
@@ -51,7 +52,12 @@ def results_of(folder: Path) -> Mapping[str, Any]:
 
 
 def audit_run(
-    folder: Path, results: Mapping[str, Any], result: Path, threshold: float | None, command: Sequence[str], run: Run
+    folder: Path,
+    results: Mapping[str, Any],
+    result: Path,
+    options: argparse.Namespace,
+    command: Sequence[str],
+    run: Run,
 ) -> None:
     """Predict the training and validation rows, and audit their labels."""
     words = ["validate", "--config", str(folder / CONFIG), "--ckpt_path", str(folder / LAST)]
@@ -89,4 +95,5 @@ def audit_run(
         f"{result / 'labels.csv'}"
     )
     told_of = Told(command, "run", about, notes, then)
-    finish(result, found, counted, rows_of(every, data, seen), threshold, told_of)
+    rows = with_votes(rows_of(every, data, seen), options.votes)
+    finish(result, found, counted, rows, options.threshold, told_of, every.probs)

@@ -7,7 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ldmi_lightning.audit import THRESHOLD, Audit, advice, against_truth
+from ldmi_lightning.audit.annotators import crowd_line, judge_crowd
 from ldmi_lightning.audit.rows import Rows
 from ldmi_lightning.audit.written import LABELS, PAGE, write_audit
 from ldmi_lightning.commands.output import show
@@ -40,7 +44,15 @@ class Told:
     then: str
 
 
-def finish(folder: Path, found: Audit, counted: Audit, rows: Rows, threshold: float | None, told: Told) -> None:
+def finish(
+    folder: Path,
+    found: Audit,
+    counted: Audit,
+    rows: Rows,
+    threshold: float | None,
+    told: Told,
+    probs: NDArray[np.floating] | None = None,
+) -> None:
     """Write the audit, and say what it has found.
 
     Args:
@@ -50,7 +62,11 @@ def finish(folder: Path, found: Audit, counted: Audit, rows: Rows, threshold: fl
         rows: what is known of all rows.
         threshold: from which probability labels are corrected; ``None`` for the default.
         told: what the command knows.
+        probs: outputs for all rows, shape ``(N, C)``, by which annotators are judged where there are votes.
     """
+    crowd = None
+    if rows.votes is not None and probs is not None:
+        crowd = judge_crowd(probs, rows.votes, rows.annotators, rows.seen, found.outputs)
     threshold = THRESHOLD if threshold is None else threshold
     true = None if rows.true is None else rows.true[~rows.seen]
     # A run has chosen its epochs by its validation labels; of anybody's outputs nobody knows.
@@ -66,12 +82,13 @@ def finish(folder: Path, found: Audit, counted: Audit, rows: Rows, threshold: fl
     }
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        write_audit(folder, found, rows, threshold=threshold, head=head)
+        write_audit(folder, found, rows, threshold=threshold, head=head, crowd=crowd)
     except OSError as error:
         raise UserError(
             f"The audit cannot be written to {folder}: {error.strerror or error}. Choose another folder with --output."
         ) from error
-    lines = [*told.notes, "", *worst_lines(found, rows), "", said, *truth_line(head["truth"]), ""]
+    people = [] if crowd is None else [crowd_line(crowd)]
+    lines = [*told.notes, "", *worst_lines(found, rows), "", said, *truth_line(head["truth"]), *people, ""]
     files = f"Files: {folder}; {PAGE} shows the worst, {LABELS} has the corrected labels."
     show("\n".join([*lines, files, told.then]))
 

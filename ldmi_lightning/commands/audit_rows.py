@@ -59,6 +59,7 @@ def rows_of(told: Predicted, data: NoisyDataModule, seen: NDArray[np.bool_]) -> 
     order = np.argsort(np.concatenate(index), kind="stable")
     places = order[np.searchsorted(np.concatenate(index)[order], told.index)]
     originals = [data.originals(name) for name in SPLITS]
+    votes = votes_on(data, told.index)
     return Rows(
         index=told.index,
         split=np.where(places < len(index[0]), *SPLITS),
@@ -66,7 +67,29 @@ def rows_of(told: Predicted, data: NoisyDataModule, seen: NDArray[np.bool_]) -> 
         class_names=[str(name) for name in data.class_names],
         originals=Originals(len(places), reader(originals, places)),
         true=told.clean if (told.clean >= 0).any() else None,
+        votes=votes,
+        annotators=[] if votes is None else names_of(data, votes.shape[1]),
     )
+
+
+def votes_on(data: NoisyDataModule, index: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Return the votes on rows, by original index, shape ``(N, A)``; ``None`` where each row has one label."""
+    splits = [data.splits[name] for name in SPLITS]
+    people = next((split.votes.shape[1] for split in splits if split.votes is not None), None)
+    if people is None:
+        return None
+    votes = np.concatenate(
+        [np.full((len(split.y), people), -1) if split.votes is None else split.votes.cpu().numpy() for split in splits]
+    )
+    every = np.concatenate([split.original_index.numpy() for split in splits])
+    order = np.argsort(every, kind="stable")
+    return np.asarray(votes[order[np.searchsorted(every[order], index)]], np.int64)
+
+
+def names_of(data: NoisyDataModule, people: int) -> list[str]:
+    """Return what annotators are called; their numbers, from 0, where nobody says."""
+    names = [str(name) for name in data.noise.annotators]
+    return names if len(names) == people else [str(number) for number in range(people)]
 
 
 def reader(

@@ -14,6 +14,7 @@ from ldmi_lightning.benchmarking.cells import Cell
 from ldmi_lightning.benchmarking.grid import Grid, ParseFit, expand, read_grid
 from ldmi_lightning.benchmarking.runner import Runner
 from ldmi_lightning.benchmarking.sweep import sweep_config
+from ldmi_lightning.benchmarking.tries import tries_of
 from ldmi_lightning.errors import UserError
 
 
@@ -24,12 +25,13 @@ def run(options: Namespace, parse_fit: ParseFit) -> int:
     grid = read_grid(Path(options.grid))
     roots = data_roots(options.data_root, grid)
     cells = expand(grid, parse_fit)
-    bench = Benchmark(grid, cells, Path(options.output or Path("results") / grid.path.stem))
+    tries = tries_of(grid, cells, parse_fit)
+    bench = Benchmark(grid, cells, tries, Path(options.output or Path("results") / grid.path.stem))
     if options.sweep is not None:
-        return write_sweep(Path(options.sweep), cells, options)
+        return write_sweep(Path(options.sweep), bench.cells, options)
     if options.dry_run:
         return bench.list_cells()
-    chosen = cells if options.cell is None else [find_cell(options.cell, cells)]
+    chosen = None if options.cell is None else [find_cell(options.cell, bench.cells)]
     with stopped_by_sigterm():
         try:
             return bench.carry_out(chosen, Runner(bench.output, options.jobs, roots))

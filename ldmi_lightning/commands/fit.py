@@ -17,6 +17,7 @@ from ldmi_lightning.callbacks import JointMatrixLogger, WandbRecord
 from ldmi_lightning.checkpoints import read_checkpoint
 from ldmi_lightning.commands.configuration import as_plain, in_order, name_run, repeatable, write_yaml
 from ldmi_lightning.commands.description import describe
+from ldmi_lightning.commands.epoch_timer import EpochTimer
 from ldmi_lightning.commands.lightning import LDMICLI, Run, carry_out, is_rank_zero
 from ldmi_lightning.commands.row_outputs import outputs_of, stage_of_outputs
 from ldmi_lightning.commands.stage_keeper import StageKeeper
@@ -91,7 +92,7 @@ class FitCLI(LDMICLI):
         """Save checkpoints, the configuration and U, unless the user has switched it off."""
         config, callbacks = self.config_init.trainer, list[Callback]()
         if not config.fast_dev_run and config.enable_checkpointing is not False:
-            callbacks.append(StageCheckpoint(self.run.folder, curves=True))
+            callbacks += [StageCheckpoint(self.run.folder, curves=True), EpochTimer()]
         if self.run.folder is not None and not self.run.made_folder:
             callbacks.append(KeepConfig(self.run.folder, self.plain_config))
         if config.logger is not False:
@@ -200,6 +201,8 @@ def conclude(cli: FitCLI, begun: float) -> None:
         return
     stages = test_stages(cli.trainer, module, cli.datamodule, cli.saving)
     keep_fold(cli, cli.saving)
+    timer = next(each for each in callbacks_of(cli.trainer) if isinstance(each, EpochTimer))
+    stages = {name: stage | timer.medians(name) for name, stage in stages.items()}
     if folder is None:  # another rank than 0
         return
     names = list(getattr(cli.datamodule, "class_names", []))

@@ -9,7 +9,7 @@ DESCRIPTION = (
     "L_DMI. Write a picture, and the labels to a file that LabelFileNoise reads back. All files and options of `ldmi fit` are "
     "accepted; those of model and trainer are not looked at."
 )
-PICTURE, LABELS = "noise.png", "labels.csv"
+PICTURE, LABELS, POSTERIOR = "noise.png", "labels.csv", "posterior.npz"
 DATA = "The data set and its noise"
 
 

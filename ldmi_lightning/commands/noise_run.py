@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 
 from ldmi_lightning import files, pictures
 from ldmi_lightning.commands.configuration import in_order
-from ldmi_lightning.commands.noise_help import DATA, DESCRIPTION, LABELS, OPTIONS, PICTURE
+from ldmi_lightning.commands.noise_help import DATA, DESCRIPTION, LABELS, OPTIONS, PICTURE, POSTERIOR
 from ldmi_lightning.commands.noise_summary import describe, look
 from ldmi_lightning.commands.options import DEFAULT_DATA, DEFAULT_SEED, FOLD_OPTIONS
 from ldmi_lightning.commands.output import show
@@ -19,6 +19,7 @@ from ldmi_lightning.commands.parsing import check_seed
 from ldmi_lightning.commands.quiet import quieten
 from ldmi_lightning.datamodules import NoisyDataModule
 from ldmi_lightning.errors import UserError
+from ldmi_lightning.noise import CrowdLabels
 
 TRAINING_KEYS = ("model", "trainer", "ckpt_path", "weights_only", *FOLD_OPTIONS)
 """What a configuration of ``ldmi fit`` holds besides: accepted, and not looked at."""
@@ -44,12 +45,15 @@ def run(words: list[str]) -> int:
     try:
         drawn = write_picture(data, folder / PICTURE)
         write_labels(data, folder / LABELS)
+        voted = write_posterior(data, folder / POSTERIOR)
     except OSError as error:
         raise UserError(
             f"The noise cannot be written to {folder}: {error.strerror}. Choose another folder with --output."
         ) from error
     if drawn:
         show(f"Picture: {folder / PICTURE}")
+    if voted:
+        show(f"Probability of each class by the votes: {folder / POSTERIOR}")
     show(f"Labels: {folder / LABELS}, for --data.noise LabelFileNoise --data.noise.path {folder / LABELS}")
     return 0
 
@@ -104,3 +108,15 @@ def write_labels(data: NoisyDataModule, path: Path) -> None:
     np.savetxt(text, table, fmt="%d", delimiter=",", header=",".join(columns), comments="")
     path.parent.mkdir(parents=True, exist_ok=True)
     files.write(path, text.getvalue().encode())
+
+
+def write_posterior(data: NoisyDataModule, path: Path) -> bool:
+    """Write what the votes on the samples come to, by original index: an NPZ file; return whether there are votes."""
+    if not isinstance(data.noise, CrowdLabels):
+        path.unlink(missing_ok=True)  # that of other labels
+        return False
+    index = np.sort(np.concatenate([data.splits[name].original_index.numpy() for name in data.noisy_splits]))
+    held = io.BytesIO()
+    np.savez_compressed(held, index=index, posterior=data.noise.posterior(index))
+    files.write(path, held.getvalue())
+    return True

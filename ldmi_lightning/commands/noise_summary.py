@@ -8,8 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ldmi_lightning.crowds.aggregate import agreement
+from ldmi_lightning.crowds.votes import NO_VOTE
 from ldmi_lightning.datamodules import NoisyDataModule
-from ldmi_lightning.noise import Noise, NoNoise
+from ldmi_lightning.noise import CrowdLabels, Noise, NoNoise
 from ldmi_lightning.transition import (
     condition_number,
     dominated_classes,
@@ -71,6 +73,8 @@ def describe(data: NoisyDataModule) -> str:
     }
     few = len(names) <= LISTED_CLASSES
     parts = [f"{type(data).__name__}: {data.num_classes} classes, {name_noise(data)}."]
+    if isinstance(data.noise, CrowdLabels):
+        parts.append(_wrap(votes_in_words(data.noise)))
     parts += [
         f"{title}\n{matrix_table(each, names)}" for title, each in transitions.items() if few and each is not None
     ]
@@ -103,6 +107,22 @@ def name_noise(data: NoisyDataModule) -> str:
     ]
     splits = " and ".join(SPLITS[name] for name in data.noisy_splits)
     return f"{type(noise).__name__}({', '.join(told)}) on {splits} labels"
+
+
+def votes_in_words(noise: CrowdLabels) -> str:
+    """Say how many people gave how many votes, how far they agree, and how often a lot decides."""
+    assert noise.table is not None
+    assert noise.aggregated is not None
+    given = noise.table.votes != NO_VOTE
+    counts, agreeing, ties = given.sum(axis=1), agreement(noise.table.votes), noise.aggregated.ties
+    fewest, most = int(counts.min()), int(counts.max())
+    each = f"{fewest} each" if fewest == most else f"{fewest} to {most} each, {counts.mean():.2f} on average"
+    agree = "no item has two votes" if np.isnan(agreeing) else f"of two votes on one item {agreeing:.1%} agree"
+    lots = f"{ties:,} ties ({ties / len(counts):.1%} of the items) are decided by lot" if ties else "there are no ties"
+    return (
+        f"Votes: {given.shape[1]:,} annotators gave {counts.sum():,} on {len(counts):,} items, {each}; {agree}; labels are by "
+        f"{noise.aggregate}, and {lots}."
+    )
 
 
 def meaning_for_ce(transition: Matrix, counts: NDArray[np.int64], names: Sequence[str]) -> str:

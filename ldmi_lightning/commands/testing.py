@@ -25,6 +25,7 @@ MOST_CLASSES = 250
 
 AS_GIVEN = "test labels as given"
 
+SUMMARY = ("loss", "epochs", "best_epoch", "selected_by", "mode", "best_score")
 FIGURES = {
     "test_acc": ("best", "test/acc"),
     "test_balanced_acc": ("best", "test/balanced_acc"),
@@ -41,11 +42,11 @@ def test_stages(
     Only that stage's figures reach the loggers, as ``test/acc`` and ``test/balanced_acc`` of the run.
 
     Returns:
-        For each stage, in order, ``loss``, ``epochs``, ``best_epoch``, ``selected_by`` and the figures; ``None`` for what
-        cannot be known. Of the best epoch, ``confusion`` on the test set (counts, row = true class, column = prediction),
-        ``joint``, which is U on the noisy validation set, T̂ and its ``transition_error``: that of the loss where it has
-        one, and after DMI the most likely one, with the ``temperature`` that makes posteriors of the outputs. Never after
-        cross-entropy, whose outputs are probabilities of NOISY labels.
+        For each stage, in order, ``loss``, ``epochs``, ``best_epoch``, what it was ``selected_by``, the ``mode`` (``max`` or
+        ``min``) and ``best_score`` of that, and the figures; ``None`` for what cannot be known. Of the best epoch, ``confusion``
+        on the test set (counts, row = true class, column = prediction), ``joint``, which is U on the noisy validation set, T̂ and
+        its ``transition_error``: that of the loss where it has one, and after DMI the most likely one, with the ``temperature``
+        that makes posteriors of the outputs. Never after cross-entropy, whose outputs are probabilities of NOISY labels.
         Where the test labels are as given, ``true_acc`` beside ``test_acc``: see
         :func:`~ldmi_lightning.commands.true_accuracy.true_accuracy`.
     """
@@ -62,7 +63,7 @@ def test_stages(
                 trainer.loggers = loggers if (name, which) == (chosen, "best") else []
                 trainer.test(module, datamodule=data, ckpt_path=path, verbose=False, weights_only=True)
                 measured[which] = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        kept = {key: summaries[name][key] for key in ("loss", "epochs", "best_epoch", "selected_by")}
+        kept = {key: summaries[name][key] for key in SUMMARY}
         figures = {key: measured.get(which, {}).get(metric) for key, (which, metric) in FIGURES.items()}
         tested[name] = kept | {key: None if value is None else round(value, 6) for key, value in figures.items()}
         tested[name]["confusion"] = as_lists(module.tested if "best" in measured else None)
@@ -130,9 +131,9 @@ def estimate(
         return None
     device = module.device
     module.to(trainer.strategy.root_device)  # Lightning takes the module off a GPU after each test
-    probs, y, _ = predict_split(module, limited(data.val_dataloader(), trainer.limit_val_batches))
+    held_out = predict_split(module, limited(data.val_dataloader(), trainer.limit_val_batches))
     module.to(device)
-    found = fit_transition(probs.double().numpy(), y.numpy()) if len(y) else None
+    found = fit_transition(held_out.probs.double().numpy(), held_out.y.numpy()) if len(held_out.y) else None
     return None if found is None else (found.transition, found.temperature)
 
 

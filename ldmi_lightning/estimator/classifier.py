@@ -24,8 +24,9 @@ from ldmi_lightning.errors import UserError
 from ldmi_lightning.estimator.held_out import repeated, split_rows
 from ldmi_lightning.estimator.issues import find_label_issues
 from ldmi_lightning.estimator.quiet_fit import Rows, fit_in_memory, isolated, predict_rows
-from ldmi_lightning.losses import CELoss, DMILoss, ForwardLoss, GCELoss
+from ldmi_lightning.losses import CELoss, DMILoss, ELRLoss, ForwardLoss, GCELoss, LCCNLoss, SCELoss, VolMinLoss
 from ldmi_lightning.method import Method
+from ldmi_lightning.methods import CoTeaching, DivideMix
 from ldmi_lightning.training.stages import Stage
 
 MakeBackbone = Callable[[int, int], nn.Module]
@@ -35,6 +36,12 @@ LOSSES: dict[str, Callable[[], Method]] = {
     "ce": CELoss,
     "gce": GCELoss,
     "fw": ForwardLoss,
+    "sce": SCELoss,
+    "lccn": LCCNLoss,
+    "elr": ELRLoss,
+    "volminnet": VolMinLoss,
+    "co-teaching": CoTeaching,
+    "dividemix": partial(DivideMix, warmup=2, views=1),  # for few epochs, of rows, which have no augmentation
 }
 """Losses of the robust stage that have a name; any other is given as an object."""
 DEVICES = ("cpu", "gpu", "cuda", "mps", "auto")
@@ -47,7 +54,8 @@ class LDMIClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # s
     held-out rows speak for, whose labels are as noisy as the others' (:mod:`ldmi_lightning.decisions`).
 
     Args:
-        loss: the robust stage's: ``"dmi"`` (L_DMI with memory 0.9), ``"gce"``, ``"fw"``, ``"ce"``, or a
+        loss: the robust stage's: ``"dmi"`` (L_DMI with memory 0.9), ``"ce"``, ``"gce"``, ``"fw"``, ``"sce"``, ``"lccn"``,
+            ``"elr"``, ``"volminnet"``, ``"co-teaching"``, ``"dividemix"`` (without augmentation), or a
             :class:`~ldmi_lightning.losses.Loss` or other :class:`~ldmi_lightning.Method` as an object.
         backbone: a function of the number of features and of classes that returns a net, or a net, of which a copy is trained
             from the weights that it has; ``None`` for a linear one, or what ``hidden`` says.

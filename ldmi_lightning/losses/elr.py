@@ -23,8 +23,8 @@ class ELRLoss(Loss):
     **Ranks.** A sample's target changes where the sample is seen; the ranks exchange their targets at the end of an epoch.
 
     Args:
-        weight: λ, at least 0; 3 in the paper for CIFAR-10, 7 for CIFAR-100.
-        momentum: β in [0, 1); 0.7 in the paper for CIFAR-10, 0.9 for CIFAR-100.
+        weight: λ, at least 0; 3 in the paper for CIFAR-10, 7 for CIFAR-100, 1 in the released code for asymmetric noise.
+        momentum: β in [0, 1); 0.7 in the paper for CIFAR-10, 0.9 for CIFAR-100 and for asymmetric noise.
 
     A target of (1/2, 1/2) meets outputs of (1/2, 1/2), and stays:
 
@@ -63,7 +63,7 @@ class ELRLoss(Loss):
         """Start each target at the prediction of the model selected in the stage before."""
         targets = torch.zeros(samples_told_apart(self, "a target", train) + 1, train.probs.shape[1])
         targets[train.index] = bounded(train.probs.float())
-        self.targets, self._moved = targets.to(self.targets.device), []
+        self.targets, self._moved = targets.to(self.targets), []  # in the run's precision, as after a resume
 
     def forward(self, logits: Tensor, y: Tensor, index: Tensor) -> Tensor:
         """Return the mean over the global batch; see :class:`~ldmi_lightning.losses.base.Loss` for the arguments."""

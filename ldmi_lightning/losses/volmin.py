@@ -25,10 +25,12 @@ class VolMinLoss(TransitionLoss):
     class keeps more than any other takes from it. The start is the released code's: a diagonal of 0.48, whatever the number
     of classes from ten on.
 
-    In the paper T has an optimizer of its own (SGD, rate 0.01, momentum 0.9, no weight decay); here it shares the stage's.
+    In the released code T has an optimizer of its own at the rate 0.01, without weight decay: SGD for CIFAR-10, Adam for MNIST
+    and CIFAR-100. Here it shares the kind of the stage's optimizer, at a rate of its own.
 
     Args:
         weight: λ, at least 0; 1e-4 in the paper.
+        lr: learning rate of T, above 0; ``None`` for the nets'.
 
     >>> loss = VolMinLoss()
     >>> loss.build(10)
@@ -38,16 +40,19 @@ class VolMinLoss(TransitionLoss):
 
     weights: nn.Parameter | None
 
-    def __init__(self, weight: float = 1e-4) -> None:
+    def __init__(self, weight: float = 1e-4, lr: float | None = 0.01) -> None:
         super().__init__()
         if not 0 <= weight < float("inf"):
             raise UserError(f"VolMinLoss: weight must be at least 0, but got {weight}. The paper has 1e-4.")
+        if lr is not None and not 0 < lr < float("inf"):
+            raise UserError(f"VolMinLoss: lr must be above 0, or null for the nets', but got {lr}. The paper has 0.01.")
         self.weight = weight
+        self.lr = lr
         self.register_parameter("weights", None)
 
     def extra_repr(self) -> str:
         """Show the settings."""
-        return f"weight={self.weight}"
+        return f"weight={self.weight}, lr={self.lr}"
 
     def build(self, num_classes: int) -> None:
         """Make the parameters of T, shape ``(C, C)``; those of the diagonal are not used."""

@@ -34,6 +34,9 @@ class DivideMix(Method):
     Other than in the released code both nets take a step together, and the mixture sees the losses that the samples had when they
     were trained on last, so that no pass over the data comes before each epoch.
 
+    The paper selects no epoch on noisy labels. Accuracy on them would count a net that predicts true labels as wrong, so that the
+    best epoch is the one whose decisions say most about them (:func:`~ldmi_lightning.decisions.decision_scores`).
+
     Inputs are mixed: images or features, not token ids. Features have no augmentation, and ``views=1`` then leaves out the second
     view, which would be the first.
 
@@ -44,9 +47,12 @@ class DivideMix(Method):
         temperature: above 0; 0.5 in the paper.
         alpha: of the Beta distribution that MixUp draws from, above 0; 4 in the paper.
         views: augmented views of a sample, 1 or 2; 2 in the paper.
+        confidence_penalty: whether the negative entropy of the outputs is added to cross-entropy; in the paper for noise that
+            depends on the class, which is soon learnt with confidence.
     """
 
     networks = 2
+    monitor = "val/decision_score"
     losses: Tensor
     right: Tensor
 
@@ -58,6 +64,7 @@ class DivideMix(Method):
         temperature: float = 0.5,
         alpha: float = 4.0,
         views: int = 2,
+        confidence_penalty: bool = False,
     ) -> None:
         super().__init__()
         for name, value, fits in (
@@ -76,6 +83,7 @@ class DivideMix(Method):
         self.temperature = temperature
         self.alpha = alpha
         self.views = views
+        self.confidence_penalty = confidence_penalty
         # For each net and sample the last loss, -1 before it is known, and how likely its label is right; the last column
         # belongs to unknown samples.
         self.register_buffer("losses", torch.empty(2, 0))
@@ -92,6 +100,7 @@ class DivideMix(Method):
         return (
             f"warmup={self.warmup}, threshold={self.threshold}, unlabelled_weight={self.unlabelled_weight}, "
             f"temperature={self.temperature}, alpha={self.alpha}, views={self.views}"
+            + (", confidence_penalty=True" if self.confidence_penalty else "")
         )
 
     def prepare(self, train: Predictions, held_out: Predictions) -> None:
@@ -118,7 +127,10 @@ class DivideMix(Method):
         if self.training:
             self._seen.append((where, labels.detach().T))
         if clock.epoch < self.warmup:
-            return global_mean(labels.sum(dim=0))
+            penalty = (
+                sum((of_net[0].exp() * of_net[0]).sum(dim=1) for of_net in outputs) if self.confidence_penalty else 0
+            )
+            return global_mean(labels.sum(dim=0) + penalty)
         guesses = [torch.stack(of_net).exp().mean(dim=0) for of_net in outputs]
         weight = self.unlabelled_weight * min((clock.epoch - self.warmup + 1) / RAMP, 1)
         both = torch.stack(guesses).mean(dim=0)

@@ -9,12 +9,14 @@ from ldmi_lightning.noise.class_noise import (
     SymmetricNoise,
     TransitionNoise,
 )
+from ldmi_lightning.noise.crowd import CrowdLabels
 from ldmi_lightning.noise.human import HumanNoise
 from ldmi_lightning.noise.instance import InstanceDependentNoise
 from ldmi_lightning.noise.label_file import LabelFileNoise
 
 __all__ = [
     "ClassDependentNoise",
+    "CrowdLabels",
     "HumanNoise",
     "InstanceDependentNoise",
     "LabelFileNoise",

@@ -1,7 +1,8 @@
 """The contract of a label-noise injector, and the two ways to draw labels from a transition matrix."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -110,6 +111,16 @@ class Noise:
     """Whether the labels depend on the inputs, which are given as ``x`` then and ``None`` otherwise."""
     class_names: Sequence[str] = ()
     """Names of the classes, in the order of the labels; the datamodule tells them."""
+    needs_names: bool = False
+    """Whether it finds samples by what they are called, so that the datamodule tells :attr:`item_names`."""
+    item_column: str | None = None
+    """The column of the data's table that says what samples are called; ``None`` for the paths of their files."""
+    item_names: Mapping[int, str] = MappingProxyType({})
+    """What samples are called, by original index."""
+    takes_true_labels: bool = True
+    """Whether the labels that it is applied to are the true ones, as far as the data itself does not know better."""
+    annotators: Sequence[str] = ()
+    """Names of the people whose votes there are; empty where each sample has one label."""
 
     def __init__(self, seed: int | None = None) -> None:
         if seed is not None and not 0 <= seed < 2**32:
@@ -131,6 +142,24 @@ class Noise:
         """
         raise NotImplementedError
 
+    # -- labels of several people: see CrowdLabels --------------------------------------------------------------------
+
+    def votes(self, index: Labels) -> Labels | None:
+        """Return the votes on samples of some original indices, shape ``(N, A)``, -1 where an annotator gave none."""
+        return None
+
+    def has_label(self, index: Labels, num_classes: int) -> NDArray[np.bool_] | None:
+        """Return which samples it has a label for, where the others are to be left out; ``None`` for all."""
+        return None
+
+    def unused(self, index: Labels) -> str | None:
+        """Return a line on what it holds of samples that are not among those of the data; ``None`` for nothing."""
+        return None
+
+    def facts(self) -> dict[str, Any]:
+        """Return what else :func:`report` says of it, in plain JSON types."""
+        return {}
+
 
 def report(noise: Noise, clean: Labels | None, noisy: Labels, num_classes: int, *, sha256: str) -> dict[str, Any]:
     """Describe the noise as it came out, in plain JSON types.
@@ -140,12 +169,12 @@ def report(noise: Noise, clean: Labels | None, noisy: Labels, num_classes: int, 
         clean: true labels of the training set, shape ``(N,)``; ``None`` where nobody knows them.
         noisy: labels to learn from, shape ``(N,)``.
         num_classes: C.
-        sha256: fingerprint of all noisy labels.
+        sha256: fingerprint of all noisy labels, and of the votes that they come from.
 
     Returns:
         ``injector``, ``seed``, ``requested_rate`` (``None`` where the injector has none), ``train_rate`` (share of
         labels changed; ``None`` where the true ones are unknown), ``matrix`` (realised, ``None`` in rows without
-        samples; ``None`` as a whole likewise) and ``sha256``.
+        samples; ``None`` as a whole likewise), ``sha256``, and what the injector adds.
     """
     matrix = realised_matrix(clean, noisy, num_classes) if clean is not None else None
     return {
@@ -157,6 +186,7 @@ def report(noise: Noise, clean: Labels | None, noisy: Labels, num_classes: int, 
         if matrix is None
         else [[None if np.isnan(share) else float(share) for share in row] for row in matrix],
         "sha256": sha256,
+        **noise.facts(),
     }
 
 

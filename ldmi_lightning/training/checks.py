@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import pytorch_lightning as pl
 from torch import Tensor, nn
@@ -13,11 +13,17 @@ from ldmi_lightning.method import Method
 from ldmi_lightning.training import nets
 from ldmi_lightning.training.evaluation import DMI_NAMES
 from ldmi_lightning.training.optimizers import own_optimizer
+from ldmi_lightning.training.predictions import labelled_data
 from ldmi_lightning.training.stages import Stage
 from ldmi_lightning.training.trainer_rules import check_strategy, is_everything
 
 ONE_SAMPLE = "Expected more than 1 value per channel"
 """What PyTorch's BatchNorm says of a batch of one sample."""
+JUDGED = 0.75
+"""Share of the classes that must have validation samples where a determinant selects.
+
+One class of a hundred or of a thousand may be left out of it; without one of three, the rest is no judge of the whole.
+"""
 
 
 class ToFit(Protocol):
@@ -29,6 +35,9 @@ class ToFit(Protocol):
     def parameter_groups(self, name: str) -> list[Any]:
         """Return what a stage's optimizer takes."""
 
+    def print(self, *args: Any) -> None:
+        """Print a line, on one process alone."""
+
 
 def check_fit(trainer: pl.Trainer, data: LabelledData | None, module: ToFit) -> None:
     """Refuse, before anything is trained, stages that cannot work with each other, the Trainer or the data."""
@@ -38,20 +47,40 @@ def check_fit(trainer: pl.Trainer, data: LabelledData | None, module: ToFit) -> 
             own_optimizer(module.stages, name, module.parameter_groups(name))
     check_strategy(trainer, [each.loss for each in module.stages.values()])
     if data is not None:
-        check_data(data, module.num_classes, module.stages)
+        for line in check_data(data, module.num_classes, module.stages):
+            module.print(line)
 
 
-def check_data(data: LabelledData, num_classes: int, stages: Mapping[str, Stage]) -> None:
-    """Refuse data with other classes, too small a batch, and a validation set that cannot select."""
+def check_data(data: LabelledData, num_classes: int, stages: Mapping[str, Stage]) -> list[str]:
+    """Refuse data with other classes, too small a batch, and a validation set that cannot select.
+
+    Returns:
+        What is to be said of classes that are left out of a determinant.
+    """
     if data.num_classes != num_classes:
         raise UserError(
             f"The data has {data.num_classes} classes, but the model was made for num_classes={num_classes}."
         )
-    missing = [data.class_names[label] for label, n in enumerate(data.class_counts("val").tolist()) if n == 0]
-    for name, stage in stages.items():
+    for stage in stages.values():
         stage.loss.check_setting(num_classes, data.batch_size)
-        if missing and stage.selected_by in DMI_NAMES:
-            raise missing_class(missing, name, stage.selected_by)
+    by_dmi = [name for name, stage in stages.items() if stage.selected_by in DMI_NAMES]
+    said = []
+    if by_dmi:
+        name, monitor = by_dmi[0], stages[by_dmi[0]].selected_by
+        missing = _without_samples(data, "val")
+        if missing:
+            said.append(left_out_of_validation(missing, num_classes, name, monitor))
+        missing = _without_samples(data, "train")
+        if missing:
+            said.append(
+                f"No training sample is labelled {few(missing)} ({len(missing)} of {num_classes} classes): nothing can be "
+                "learnt of what is never shown, and L_DMI with a memory leaves it out."
+            )
+    return said
+
+
+def _without_samples(data: LabelledData, split: str) -> list[str]:
+    return [str(data.class_names[label]) for label, n in enumerate(data.class_counts(split).tolist()) if n == 0]
 
 
 def check_loader(trainer: pl.Trainer, num_classes: int, stages: Mapping[str, Stage]) -> None:
@@ -63,7 +92,9 @@ def check_loader(trainer: pl.Trainer, num_classes: int, stages: Mapping[str, Sta
 
 
 def check_held_out(joint: Tensor, trainer: pl.Trainer, name: str, stage: Stage) -> None:
-    """Refuse a validation that is not finite, or lacks a class although it is whole.
+    """Refuse a validation that is not finite, or lacks too many classes although it is whole.
+
+    Which ones are left out of a determinant is said once, in the first epoch, where the data could not tell before.
 
     Args:
         joint: U of the validation set, shape ``(C, C)``.
@@ -71,6 +102,7 @@ def check_held_out(joint: Tensor, trainer: pl.Trainer, name: str, stage: Stage) 
         name: the running stage.
         stage: what it is.
     """
+    first = cast(Any, trainer.lightning_module).progress.best_epoch is None
     if not joint.isfinite().all():
         raise UserError(
             f"The outputs on the validation set are NaN in epoch {trainer.current_epoch + 1} ({name}): look for NaN in the "
@@ -78,7 +110,9 @@ def check_held_out(joint: Tensor, trainer: pl.Trainer, name: str, stage: Stage) 
         )
     missing = (joint.sum(1) == 0).nonzero().flatten().tolist()
     if missing and is_everything(trainer.limit_val_batches) and stage.selected_by in DMI_NAMES:
-        raise missing_class(missing, name, stage.selected_by)
+        line = left_out_of_validation([str(label) for label in missing], len(joint), name, stage.selected_by)
+        if first and labelled_data(trainer) is None:
+            trainer.lightning_module.print(line)
 
 
 def check_loss(loss: float, epoch: int, name: str) -> None:
@@ -90,13 +124,38 @@ def check_loss(loss: float, epoch: int, name: str) -> None:
         )
 
 
-def missing_class(missing: Sequence[Any], name: str, monitor: str) -> UserError:
-    """Return the error for a validation set without samples of some classes."""
-    return UserError(
-        f"The validation set has no sample labelled {', '.join(map(str, missing))}, so {monitor}, which selects "
-        f"{name}'s best epoch, is singular whatever is learnt. Give every class validation samples, or set "
-        f"--model.{name}.monitor val/acc --model.{name}.mode max."
+def left_out_of_validation(missing: Sequence[str], num_classes: int, name: str, monitor: str) -> str:
+    """Return what is said of classes without a validation sample; refuse too many.
+
+    Args:
+        missing: their names.
+        num_classes: C.
+        name: the first stage that a determinant selects.
+        monitor: its name.
+
+    >>> left_out_of_validation(["yak"], 1000, "robust", "val/log_dmi")[:90]
+    'No validation sample is labelled yak (1 of 1000 classes): val/log_dmi, which selects robus'
+    """
+    if num_classes - len(missing) < max(JUDGED * num_classes, 2):
+        raise UserError(
+            f"The validation set has no sample labelled {few(missing)}, so {monitor}, which selects "
+            f"{name}'s best epoch, is singular whatever is learnt. Give every class validation samples, or set "
+            f"--model.{name}.monitor val/acc --model.{name}.mode max."
+        )
+    return (
+        f"No validation sample is labelled {few(missing)} ({len(missing)} of {num_classes} classes): {monitor}, which selects "
+        f"{name}'s best epoch, judges the others alone."
     )
+
+
+def few(names: Sequence[str], most: int = 5) -> str:
+    """Return the first names, and how many more there are.
+
+    >>> few(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def check_views(batch: Batch, method: Method) -> None:

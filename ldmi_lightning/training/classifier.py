@@ -134,9 +134,9 @@ class Classifier(KeepsFloat64, SeesTrainer):
         taken = self.checked(batch, batch_idx)
         probs = self._own_probabilities(taken.x)
         # A loss is not yet prepared before the sanity check.
-        noisy = probs if self.trainer.sanity_checking else self.method().noisy_probs(probs)
+        noisy, labels = (probs, taken.y) if self.trainer.sanity_checking else self.method().noisy_labels(probs, taken)
         probs, noisy = self._in_data_order(probs), self._in_data_order(noisy)
-        self._held_out.add(probs, noisy, taken.y, taken.index)
+        self._held_out.add(probs, noisy, labels, taken.y, taken.index)
         return {"probs": probs, "y": taken.y}
 
     def on_validation_epoch_end(self) -> None:

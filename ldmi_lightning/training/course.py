@@ -100,6 +100,7 @@ class Course:
             name: {
                 "loss": type(self.stages[name].loss).__name__,
                 "selected_by": self.stages[name].selected_by,
+                "mode": self.stages[name].selecting_mode,
                 **summary,
             }
             for name, summary in known.items()

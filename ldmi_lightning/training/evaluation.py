@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from ldmi_lightning.decisions import decision_scores
-from ldmi_lightning.joint import dmi_normalised, float64_device, joint_sum, log_dmi
+from ldmi_lightning.joint import dmi_normalised, float64_device, joint_sum, judged, log_dmi
 from ldmi_lightning.ranks import gather_over_ranks, sum_over_ranks
 
 SMALLEST_LIKELIHOOD = torch.finfo(torch.float32).tiny
 """What ``val/nll`` takes an output of 0 for, so that a single sample cannot make it infinite."""
 DMI_NAMES = ("val/log_dmi", "val/dmi", "val/dmi_normalised")
-"""The figures that are singular, whatever is learnt, where the validation set lacks a class."""
+"""The figures that judge the classes alone which have validation samples."""
 
 
 class HeldOut(NamedTuple):
@@ -42,18 +42,19 @@ class HeldOutSums:
         self.likelihoods: list[Tensor] = []
         self.decisions: list[Tensor] = []
 
-    def add(self, probs: Tensor, noisy_probs: Tensor, y: Tensor, index: Tensor) -> None:
+    def add(self, probs: Tensor, noisy_probs: Tensor, noisy: Tensor, y: Tensor, index: Tensor) -> None:
         """Add a batch.
 
         Args:
             probs: softmax outputs, shape ``(N, C)``.
-            noisy_probs: what the method takes for the probabilities of each noisy label, shape ``(N, C)``.
+            noisy_probs: what the method takes for the probabilities of M noisy labels, shape ``(M, C)``.
+            noisy: these labels, shape ``(M,)``.
             y: labels, shape ``(N,)``.
             index: positions in the split, shape ``(N,)``; -1 where unknown.
         """
         joint = joint_sum(probs, y)
         self.joint = joint if self.joint is None else self.joint + joint
-        self.likelihoods.append(noisy_probs.gather(1, y[:, None]))
+        self.likelihoods.append(noisy_probs.gather(1, noisy[:, None]))
         self.decisions.append(torch.stack([index, probs.argmax(dim=1), y]))
 
     def compute(self, num_classes: int, device: torch.device) -> HeldOut:
@@ -64,16 +65,18 @@ class HeldOutSums:
         place = float64_device(device)
         likelihoods = torch.cat([torch.empty(0, 1, device=device), *self.likelihoods]).to(place).double()
         nll = sum_over_ranks(-likelihoods.clamp_min(SMALLEST_LIKELIHOOD).log().sum())
+        judged_labels = sum_over_ranks(torch.tensor(len(likelihoods), device=device))
         joint = torch.zeros(num_classes, num_classes, dtype=torch.float64) if self.joint is None else self.joint
         joint = sum_over_ranks(joint.to(place)).cpu()
         joint = joint / joint.sum()
+        part, shares = judged(joint)
         return HeldOut(
             {
                 "val/acc": (predicted == y).double().mean().item(),
-                "val/nll": nll.item() / max(len(y), 1),
-                "val/log_dmi": log_dmi(joint).item(),
-                "val/dmi": log_dmi(joint).exp().item(),
-                "val/dmi_normalised": dmi_normalised(joint).item(),
+                "val/nll": nll.item() / max(int(judged_labels), 1),
+                "val/log_dmi": log_dmi(part).item(),
+                "val/dmi": log_dmi(part).exp().item(),
+                "val/dmi_normalised": dmi_normalised(part, shares).item(),
             },
             joint,
             decisions,

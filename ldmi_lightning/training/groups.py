@@ -1,6 +1,6 @@
 """Groups of parameters, each with its share of the learning rate, and with or without weight decay."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,9 +12,11 @@ from ldmi_lightning.training.patterns import first_match, refuse_unmatched
 
 FACTOR = "lr_factor"
 """Key under which a group of an optimizer holds its share of the rate."""
+OWN_RATE = "own_lr"
+"""Key under which a group holds a rate of its own at which a stage begins, whatever the stage's."""
 
-Named = Iterable[tuple[str | None, nn.Parameter]]
-"""Parameters with their names within the backbone, or ``None`` for those of a loss."""
+Named = Iterable[tuple[str, nn.Parameter]]
+"""Parameters with their names within the backbone."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,25 @@ class Rates:
                 )
         refuse_unmatched("--model.lr_factors", self.factors, [name for name, _ in net.named_parameters()])
 
-    def groups(self, parameters: Named) -> list[Any]:
+    def groups(self, parameters: Named, own: Sequence[nn.Parameter] = (), own_rate: float | None = None) -> list[Any]:
         """Return what an optimizer takes: the trained parameters, as a list or, where they are treated differently, in groups.
+
+        Args:
+            parameters: those of the nets.
+            own: those of the loss.
+            own_rate: the rate at which the loss's are trained, without weight decay; ``None`` for the stage's.
 
         >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
         >>> made = Rates({"0.*": 0.1}, decay_norms_and_biases=False).groups(net.named_parameters())
         >>> [(group["lr_factor"], group.get("weight_decay"), len(group["params"])) for group in made]
         [(0.1, None, 1), (0.1, 0.0, 1), (1.0, None, 1), (1.0, 0.0, 1)]
         """
-        trained = [(name, parameter) for name, parameter in parameters if parameter.requires_grad]
+        if own and own_rate is not None:
+            nets = self.groups(parameters)
+            nets = nets if nets and isinstance(nets[0], dict) else [{"params": nets}]
+            return [*nets, {"params": list(own), OWN_RATE: own_rate, "weight_decay": 0.0}]
+        every = [*parameters, *((None, parameter) for parameter in own)]
+        trained = [(name, parameter) for name, parameter in every if parameter.requires_grad]
         if not self.factors and self.decay_norms_and_biases:
             return [parameter for _, parameter in trained]
         found: dict[tuple[float, bool], list[nn.Parameter]] = {}
@@ -67,15 +79,27 @@ def _is_norm_or_bias(name: str, parameter: nn.Parameter) -> bool:
 
 
 def set_base_rate(optimizer: torch.optim.Optimizer, rate: float | None = None) -> None:
-    """Give each group of an optimizer its share of a rate; ``None`` takes the rate that the optimizer was made with."""
+    """Give each group of an optimizer its share of a rate; ``None`` takes the rate that the optimizer was made with.
+
+    A group with a rate of its own gets that; its share, which schedulers keep, is what it makes of the other.
+
+    >>> one, other = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
+    >>> optimizer = torch.optim.SGD(Rates().groups([("one", one)], [other], own_rate=0.01), lr=0.1)
+    >>> set_base_rate(optimizer, 0.02)
+    >>> [group["lr"] for group in optimizer.param_groups], base_rate(optimizer)
+    ([0.02, 0.01], 0.02)
+    """
     for group in optimizer.param_groups:
-        factor = group.get(FACTOR, 1.0)
-        if rate is not None or factor != 1:
+        factor, own = group.get(FACTOR, 1.0), group.get(OWN_RATE)
+        if rate is not None or own is not None or factor != 1:
             base = optimizer.defaults.get("lr") if rate is None else rate
             if not isinstance(base, int | float):
+                needs = "--model.lr_factors needs" if own is None else "A loss with a learning rate of its own needs"
                 raise UserError(
-                    f"--model.lr_factors needs an optimizer with a learning rate, but {type(optimizer).__name__} has lr={base!r}."
+                    f"{needs} an optimizer with a learning rate, but {type(optimizer).__name__} has lr={base!r}."
                 )
+            if own is not None and base > 0:  # at a rate of 0 nothing has a share
+                group[FACTOR] = factor = own / base
             group["lr"] = base * factor
 
 

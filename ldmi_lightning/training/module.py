@@ -103,6 +103,8 @@ class LDMIModule(OptimisedClassifier):
         trainer_rules.restart_early_stopping(self.trainer)
         self._tell_length()
         self.print(f"{name}: {type(self.stage.loss).__name__} for up to {self.stage.epochs} epochs, from {start}.")
+        if remark := self.stage.loss.remark():
+            self.print(f"{name}: {remark}")
 
     def _prepare(self) -> None:
         if self.stage.loss.needs_predictions:
@@ -229,10 +231,10 @@ class LDMIModule(OptimisedClassifier):
         """Take the weights if this validation is the running stage's best."""
         name = self.progress.stage
         checks.check_held_out(held_out.joint, self.trainer, name, self.stage)
-        known = {**self.trainer.callback_metrics, **held_out.figures}
+        self._validated = {**held_out.figures, "val/decision_score": held_out.decision_score()}
+        known = {**self.trainer.callback_metrics, **self._validated}
         # All of them: a monitor of a later stage that is not known is better found now.
         score = {each: checks.score_of(known, each, stage.selected_by) for each, stage in self.stages.items()}[name]
-        self._validated = {**held_out.figures, "val/decision_score": held_out.decision_score()}
         self.log("val/decision_score", self._validated["val/decision_score"], sync_dist=True)
         self.stage.loss.synchronise()
         state = {key: value for key, value in self.state_dict().items() if key.startswith((f"losses.{name}.", SECOND))}

@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ldmi_lightning import checkpoints
 from ldmi_lightning.training import frozen, nets, trainer_rules
-from ldmi_lightning.training.groups import Named, Rates, base_rate
+from ldmi_lightning.training.groups import Rates, base_rate
 from ldmi_lightning.training.optimizers import make_optimizer, with_scheduler
 from ldmi_lightning.training.staged import StagedClassifier
 from ldmi_lightning.training.stages import Stage
@@ -54,9 +54,9 @@ class OptimisedClassifier(StagedClassifier):
 
     def parameter_groups(self, name: str) -> list[Any]:
         """Return what a stage's optimizer takes: the parameters of its nets, and of its loss."""
-        named: list[Named] = [net.named_parameters() for net in self.trained()]
-        loss = ((None, parameter) for parameter in self.stages[name].loss.parameters())
-        return self.rates.groups([each for part in [*named, loss] for each in part])
+        named = [each for net in self.trained() for each in net.named_parameters()]
+        loss = self.stages[name].loss
+        return self.rates.groups(named, list(loss.parameters()), loss.lr)
 
     def frozen_parts(self) -> list[nn.Module]:
         """Return the parts of both nets that stay in evaluation mode."""

@@ -1,6 +1,6 @@
 """The pass between two stages: what the selected model says of the training and of the noisy validation set."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Protocol, cast
 
@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from ldmi_lightning.batch import LabelledData, as_batch
+from ldmi_lightning.errors import UserError
 from ldmi_lightning.method import Predictions
 from ldmi_lightning.ranks import gather_over_ranks
 from ldmi_lightning.training.trainer_rules import is_everything
@@ -59,17 +60,29 @@ def predict_split(module: pl.LightningModule, batches: Iterable[Any]) -> Predict
     trainer, predicts = module.trainer, cast(Predicts, module)
     training = [each for each in module.modules() if each.training]  # some may be kept in eval mode by the user
     module.eval()
-    parts = []
+    parts: list[tuple[torch.Tensor, ...]] = []
     for raw in batches:
         batch = as_batch(trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(raw)))
         with trainer.precision_plugin.forward_context():
             probs = predicts.probabilities(batch.x)
-        parts.append((probs, batch.y, batch.index))
+        parts.append((probs, batch.y, batch.index, *([] if batch.votes is None else [batch.votes])))
     for each in training:
         each.training = True
     if not parts:
         nothing = torch.empty(0, dtype=torch.int64)
         return Predictions(torch.empty(0, 0), nothing, nothing)
-    probs, y, index = (gather_over_ranks(torch.cat(column)).cpu() for column in zip(*parts, strict=True))
-    order = index.argsort(stable=True)
-    return Predictions(probs[order], y[order], index[order])
+    _refuse_some_votes(parts)
+    columns = [gather_over_ranks(torch.cat(column)).cpu() for column in zip(*parts, strict=True)]
+    order = columns[2].argsort(stable=True)
+    return Predictions(*(column[order] for column in columns))
+
+
+def _refuse_some_votes(parts: Sequence[Sequence[torch.Tensor]]) -> None:
+    """Refuse batches of which some have votes and others none, or of other annotators."""
+    found = {part[3].shape[1] if len(part) > 3 else None for part in parts}
+    if len(found) > 1:
+        held = ", others ".join("none" if each is None else f"those of {each} annotators" for each in found)
+        raise UserError(
+            f"Some batches of a split have votes, but not all alike: some {held}. Give each batch votes of shape (B, A) of the "
+            "same A annotators, -1 where one gave none, or leave votes out."
+        )
