@@ -349,4 +349,4 @@ def test_help_reads_well(capsys: pytest.CaptureFixture[str]) -> None:
     page = capsys.readouterr().out
     assert max(map(len, page.splitlines())) <= 120
     example = page[page.index("  data:") :]
-    assert set(yaml.safe_load(example)) == {"data", "rates", "methods", "seeds", "options"}
+    assert set(yaml.safe_load(example)) == {"data", "rates", "methods", "seeds", "options", "tries"}

@@ -108,7 +108,8 @@ def test_every_shipped_grid_is_understood(path: Path) -> None:
     for cell in cells:
         assert cell.config["seed_everything"] == cell.seed
         noise = cell.config["data"]["init_args"]["noise"]
-        assert noise["class_path"].endswith("HumanNoise") or noise["init_args"]["seed"] == cell.seed
+        of_people = noise["class_path"].endswith(("HumanNoise", "CrowdLabels"))
+        assert of_people or noise["init_args"]["seed"] == cell.seed
         assert cell.config["trainer"]["logger"]["class_path"].endswith("CSVLogger")
         if path.stem != "quickstart":
             others = (

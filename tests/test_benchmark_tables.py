@@ -248,7 +248,13 @@ def test_what_has_no_rate_is_drawn_pattern_by_pattern(parse_fit: ParseFit) -> No
     for cell in cells_of(parse_fit, data=data):
         finish(cell, Path("out"), 0.9)
     assert main(["benchmark", "grid.yaml", "--output", "out"]) == 0
-    assert {path.name for path in Path("out").iterdir()} == {"cells", "table.md", "table.csv", "figure.png"}
+    assert {path.name for path in Path("out").iterdir()} == {
+        "cells",
+        "table.md",
+        "table.csv",
+        "figure.png",
+        "comparison.md",
+    }
     picture = np.asarray(Image.open("out/figure.png").convert("RGB"))
     assert (picture == (31, 119, 180)).all(axis=2).any()  # cross-entropy's blue
     assert table_rows(Path("out/table.md"))[2][:4] == ["–", "ce", "1", "90.00"]

@@ -128,7 +128,8 @@ def ranks_of(methods: Sequence[str], found: Accuracies) -> dict[str, float]:
 
 
 def _cost(finished: Sequence[Mapping[str, Any]]) -> str:
-    seconds = [each for one in finished if (each := _last_stage(one).get("epoch_cpu_time_s")) is not None]
+    times = [each["epoch_times"] for each in finished if each.get("epoch_times")]
+    seconds = [each for found in times if (each := list(found.values())[-1]["cpu_time_s"]) is not None]
     return f"{statistics.median(seconds):.2g}" if seconds else "–"
 
 

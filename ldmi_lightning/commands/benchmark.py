@@ -16,10 +16,11 @@ Carry out a grid of runs: data × noise pattern × r × method × seed.
 Each cell of the grid is a run of `ldmi fit` in a folder of its own, OUTPUT/cells/NAME-KEY, with its log and its
 results.json. After each cell OUTPUT/table.md, table.csv and figure.png are written from all that is finished.
 
-With two methods and more comparison.md has them beside each other: differences to the first on the same labels, ranks, time.
+With two methods and more, comparison.md has them beside each other: differences to the first on the same labels,
+ranks, and what an epoch costs.
 
-Settings under `tries` are run once for each data set, at its first noise, r and seed. The one that the method's own rule finds
-best on noisy validation labels, never on the test set, is taken for cells of its own, which follow as `METHOD, tuned`.
+Settings under `tries` are run once for each data set, at its first noise, r and seed. The one that the method's own
+rule finds best on noisy validation labels, never on the test set, is taken for cells of its own, `METHOD, tuned`.
 
 The same command again skips finished cells, resumes those that were stopped, and tries failed ones again. A finished
 cell is known by its configuration: copy OUTPUT/cells to another machine, and it counts there, too.

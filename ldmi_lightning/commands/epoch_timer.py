@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Callback
 
 from ldmi_lightning.training.module import LDMIModule
 
-CLOCKS = {"epoch_time_s": time.monotonic, "epoch_cpu_time_s": time.process_time}
+CLOCKS = {"time_s": time.monotonic, "cpu_time_s": time.process_time}
 """What is measured: time as it passes, and the processors' time, which other programs on the machine do not change."""
 
 

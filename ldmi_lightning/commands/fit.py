@@ -201,10 +201,9 @@ def conclude(cli: FitCLI, begun: float) -> None:
         return
     stages = test_stages(cli.trainer, module, cli.datamodule, cli.saving)
     keep_fold(cli, cli.saving)
-    timer = next(each for each in callbacks_of(cli.trainer) if isinstance(each, EpochTimer))
-    stages = {name: stage | timer.medians(name) for name, stage in stages.items()}
     if folder is None:  # another rank than 0
         return
+    timer = next(each for each in callbacks_of(cli.trainer) if isinstance(each, EpochTimer))
     names = list(getattr(cli.datamodule, "class_names", []))
     found = results.collect(
         data=type(cli.datamodule).__name__,
@@ -214,6 +213,7 @@ def conclude(cli: FitCLI, begun: float) -> None:
         chosen=module.chosen,
         choice=module.choice,
         wall_time_s=time.monotonic() - begun,
+        epoch_times={name: timer.medians(name) for name in stages},
         class_names=names,
     )
     WandbRecord.record_transitions(cli.trainer, stages)

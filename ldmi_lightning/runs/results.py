@@ -27,6 +27,7 @@ def collect(
     chosen: str | None,
     choice: Sequence[Mapping[str, Any]],
     wall_time_s: float,
+    epoch_times: Mapping[str, Mapping[str, Any]] | None = None,
     class_names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the content of ``results.json``, in plain JSON types.
@@ -39,6 +40,7 @@ def collect(
         chosen: name of the stage that is kept to predict.
         choice: why: ``stage``, ``against``, ``difference``, ``standard_error``, ``z`` and ``kept`` for each later stage.
         wall_time_s: how long the run took.
+        epoch_times: for each stage, how long the training of an epoch took.
         class_names: names of the classes, where the data knows them.
 
     >>> found = collect(data="Digits", seed=1, noise=None, stages={"warmup": {}, "polish": {}}, chosen="polish", choice=[],
@@ -62,6 +64,7 @@ def collect(
             "pytorch_lightning": version("pytorch_lightning"),
         },
         "wall_time_s": round(wall_time_s, 1),
+        "epoch_times": {name: dict(each) for name, each in (epoch_times or {}).items()},
     }
 
 
