@@ -9,8 +9,8 @@ from typing import Any
 
 from ldmi_lightning.benchmarking.cells import Cell
 from ldmi_lightning.benchmarking.chosen import chosen_of
-from ldmi_lightning.benchmarking.summary import Spread
-from ldmi_lightning.benchmarking.tables import percent
+from ldmi_lightning.benchmarking.summary import Spread, stages_of
+from ldmi_lightning.benchmarking.tables import percent, plain
 from ldmi_lightning.benchmarking.tries import TUNED
 
 Results = Mapping[str, Mapping[str, Any]]
@@ -71,7 +71,7 @@ def _table(methods: Sequence[str], cells: Sequence[Cell], results: Results, tune
     for place, method in enumerate(methods):
         of_method = [results[cell.name] for cell in cells if cell.method == method and cell.name in results]
         kept = [chosen.test_acc for each in of_method if (chosen := chosen_of(each)) is not None]
-        words = [method.replace("|", "\\|"), str(len(of_method)), *itertools.chain(*(each[place] for each in columns))]
+        words = [plain(method), str(len(of_method)), *itertools.chain(*(each[place] for each in columns))]
         lines.append(f"| {' | '.join([*words, percent(Spread.of(kept)), _cost(of_method)])} |")
     return lines
 
@@ -80,14 +80,9 @@ def accuracies(cells: Sequence[Cell], results: Results) -> Accuracies:
     """Return the test accuracy of each method's last stage, in percent, by seed."""
     found: Accuracies = defaultdict(dict)
     for cell in cells:
-        if cell.name in results and (accuracy := _last_stage(results[cell.name])["test_acc"]) is not None:
+        if cell.name in results and (accuracy := stages_of(results[cell.name])[-1][1]["test_acc"]) is not None:
             found[cell.method][cell.seed] = 100 * accuracy
     return found
-
-
-def _last_stage(found: Mapping[str, Any]) -> Mapping[str, Any]:
-    stage: Mapping[str, Any] = [each for each in found["stages"].values() if each is not None][-1]
-    return stage
 
 
 def paired(own: Mapping[int, float], other: Mapping[int, float]) -> tuple[float, float | None] | None:
@@ -156,7 +151,7 @@ class _Ranks:
         lines = ["", f"## Over {settings} noises and rates", "", BEHIND, "", f"| method | {' | '.join(heads)} |"]
         lines.append(f"|{'---|' * (1 + len(heads))}")
         for method in methods:
-            words = [method.replace("|", "\\|")]
+            words = [plain(method)]
             for suffix in suffixes:
                 ranks, behind = self.ranks[suffix, method], self.behind[suffix, method]
                 if ranks:

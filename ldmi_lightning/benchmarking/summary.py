@@ -108,11 +108,11 @@ def _warm_ups(cells: Sequence[Cell], results: Mapping[str, Mapping[str, Any]], c
         one_a_seed = list({cell.seed: cell for cell in reversed(same) if cell.name in results}.values())[::-1]
         methods = dict.fromkeys(cell.method for cell in same)
         name = WARM_UP if len(kinds) == 1 else f"{WARM_UP} of {', '.join(methods)}"
-        if any(len(_stages(results[cell.name])) > 1 for cell in one_a_seed):
+        if any(len(stages_of(results[cell.name])) > 1 for cell in one_a_seed):
             yield _row(sorted(one_a_seed, key=lambda cell: cell.seed), results, classes, name, 0)
 
 
-def _stages(found: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def stages_of(found: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Return the name and the results of each stage that the run had, in order."""
     return [(name, stage) for name, stage in found["stages"].items() if stage is not None]
 
@@ -122,7 +122,7 @@ def _row(
 ) -> Row:
     """Return the row of a method's first (0) or last (-1) stage."""
     finished = [(cell.seed, results[cell.name]) for cell in cells if cell.name in results]
-    runs = [_stages(found) for _, found in finished]
+    runs = [stages_of(found) for _, found in finished]
     stages = [run[which][1] for run in runs]
     loss = stages[0]["loss"] if stages else ""
     cell = cells[0]

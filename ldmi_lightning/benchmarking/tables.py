@@ -59,10 +59,10 @@ def markdown(
     ]
     if failed:
         lines += ["", "Failed, with what each said last:", ""]
-        lines += [f"- {name}: {_plain(line)} (see its `{LOG}`)" for name, line in failed.items()]
+        lines += [f"- {name}: {plain(line)} (see its `{LOG}`)" for name, line in failed.items()]
     for (data, noise), group in itertools.groupby(rows, lambda row: (row.data, row.noise)):
         same = list(group)
-        lines += ["", f"## {_plain(data)}: {_plain(noise)}", ""]
+        lines += ["", f"## {plain(data)}: {plain(noise)}", ""]
         lines += [f"| {' | '.join(HEADS)} |", f"|{'---|' * len(HEADS)}"]
         paper = published.find(next(cell.config for cell in cells if (cell.data, cell.noise) == (data, noise)))
         sign = "" if paper and paper.exact else "≈ "
@@ -84,7 +84,8 @@ def _versions(found: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {version}" for name, version in found["versions"].items())
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """Return text as it stands in a cell of a table of Markdown."""
     return text.replace("|", "\\|")
 
 
@@ -94,7 +95,7 @@ def _markdown_cells(row: Row, sign: str) -> list[str]:
     error = row.figures["transition_error"]
     return [
         rate,
-        _plain(row.method),
+        plain(row.method),
         str(len(row.seeds)),
         *accuracies,
         row.selected_by or "–",

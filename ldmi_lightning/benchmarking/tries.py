@@ -6,6 +6,8 @@ from typing import Any
 
 from ldmi_lightning.benchmarking.cells import Cell
 from ldmi_lightning.benchmarking.grid import Grid, ParseFit, configurations, fill_in
+from ldmi_lightning.benchmarking.summary import stages_of
+from ldmi_lightning.benchmarking.tables import plain
 from ldmi_lightning.errors import UserError
 
 TUNED = ", tuned"
@@ -34,7 +36,7 @@ class Try:
         found = results.get(self.cell.name)
         if found is None:
             return None
-        stage = [each for each in found["stages"].values() if each is not None][-1]
+        stage = stages_of(found)[-1][1]
         score, by = stage.get("best_score"), str(stage["selected_by"])
         if score is None:
             return -float("inf"), by
@@ -111,16 +113,12 @@ def markdown(tries: Sequence[Try], results: Mapping[str, Mapping[str, Any]]) -> 
         taken = chosen_try(group, results)
         for each in group:
             score = each.score(results)
-            stage = [found for found in results[each.cell.name]["stages"].values() if found][-1] if score else {}
+            stage = stages_of(results[each.cell.name])[-1][1] if score else {}
             value = "–" if stage.get("best_score") is None else f"{stage['best_score']:.4f}"
             name, mark = "–" if score is None else score[1], "taken" if each is taken else ""
-            words = " | ".join(_plain(word) for word in (data, method, str(each), name, value, mark))
+            words = " | ".join(plain(word) for word in (data, method, str(each), name, value, mark))
             lines.append(f"| {words} |")
     return lines
-
-
-def _plain(text: str) -> str:
-    return text.replace("|", "\\|")
 
 
 def _say(option: str, value: Any) -> str:
