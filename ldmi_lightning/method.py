@@ -154,6 +154,9 @@ class Method(KeepsFloat64):
     def check_setting(self, num_classes: int, batch_size: int) -> None:
         """Raise :class:`~ldmi_lightning.errors.UserError` where the method cannot work with this GLOBAL batch size."""
 
+    def check_inputs(self, x: Any) -> None:
+        """Raise :class:`~ldmi_lightning.errors.UserError` where the method cannot work with such inputs of a batch."""
+
     def synchronise(self) -> None:
         """Make equal on all ranks what each has kept to itself meanwhile, before the state is looked at; all ranks call it."""
 

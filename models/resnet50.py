@@ -5,6 +5,8 @@ from torch import Tensor
 from torchvision.models import ResNet50_Weights
 from torchvision.models.resnet import Bottleneck, ResNet
 
+from ldmi_lightning.models.initial import draw
+
 
 class ResNet50(ResNet):  # type: ignore[misc]  # torchvision is not typed
     """ResNet-50 (He et al., 2016) with a last layer of its own.
@@ -21,6 +23,7 @@ class ResNet50(ResNet):  # type: ignore[misc]  # torchvision is not typed
 
     def __init__(self, num_classes: int, weights: str = "random") -> None:
         super().__init__(Bottleneck, [3, 4, 6, 3], num_classes=num_classes)
+        self.pretrained = weights != "random"
         if weights == "random":
             return
         given = _download() if weights == "imagenet" else _read(weights)
@@ -31,6 +34,13 @@ class ResNet50(ResNet):  # type: ignore[misc]  # torchvision is not typed
         if fault := _misfit(given, own):
             raise ValueError(f"--model.backbone.weights {weights} are not those of torchvision's ResNet-50: {fault}.")
         self.load_state_dict(given)
+
+    def reset_parameters(self) -> None:
+        """Draw the last layer's weights anew, and the others' where they are not given: for a second net like this one."""
+        if self.pretrained:
+            self.fc.reset_parameters()
+        else:
+            draw(self)
 
 
 def _download() -> dict[str, Tensor]:

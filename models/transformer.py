@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ldmi_lightning.errors import UserError
+from ldmi_lightning.naming import few
 from ldmi_lightning.saying import say
 
 INPUTS = "a dict with input_ids and attention_mask, such as HFDataModule yields where it is given a tokenizer"
@@ -83,7 +84,7 @@ class TextEncoder(nn.Module):
         self.body, info = _read("AutoModel", name, pretrained=True)
         lacking = [key for key in _missing(info) if not key.startswith("pooler.")]  # which is not asked
         if lacking:
-            raise ValueError(f"The weights in {name} lack {_some(lacking)}: features would come from random weights.")
+            raise ValueError(f"The weights in {name} lack {few(lacking)}: features would come from random weights.")
         self.train()
 
     def forward(self, x: Mapping[str, Tensor]) -> Tensor:
@@ -168,17 +169,13 @@ def _say_what_is_new(name: str, body: nn.Module, prefix: str, info: Mapping[str,
     if misfits or own <= set(_missing(info)):
         raise ValueError(
             f"The weights in {name} are those of another model than its config.json describes: "
-            f"{_some(misfits) or 'none'} {'have another shape' if misfits else 'of the body are there'}."
+            f"{few(misfits) or 'none'} {'have another shape' if misfits else 'of the body are there'}."
         )
     absent = {*_missing(info), *(key for key, *_ in info.get("mismatched_keys", ()))}
     new = sorted(f"body.{key.removeprefix(f'{prefix}.')}" if key in own else f"head.{key}" for key in absent)
     if new:
-        say(f"{name}: the body is loaded; new, and to be trained, {'is' if len(new) == 1 else 'are'} {_some(new)}.")
+        say(f"{name}: the body is loaded; new, and to be trained, {'is' if len(new) == 1 else 'are'} {few(new)}.")
 
 
 def _missing(info: Mapping[str, Any]) -> list[str]:
     return sorted(map(str, info.get("missing_keys", ())))
-
-
-def _some(names: list[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

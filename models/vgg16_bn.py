@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from ldmi_lightning.models.initial import draw
+
 
 class VGG16BN(nn.Sequential):
     """Thirteen 3×3 convolutions with batch norm, five pools, and one linear layer 8192→C (Xu et al., 2019, Dogs vs. Cats).
@@ -27,3 +29,7 @@ class VGG16BN(nn.Sequential):
                 channels = width
             layers.append(nn.MaxPool2d(2))
         super().__init__(*layers, nn.Flatten(), nn.Linear(512 * 4 * 4, num_classes))
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew, as a new net's are drawn: for a second net like this one."""
+        draw(self)

@@ -10,6 +10,8 @@ PADDING = 0
 EMBEDDING = 128
 WIDTHS = (3, 4, 5)
 CHANNELS = 100
+BOUND = 0.25
+"""Kim's, of a word's weights. From PyTorch's N(0, 1) the net tells sentences apart by chance features, and memorises."""
 
 
 class WordCNN(nn.Module):
@@ -40,11 +42,16 @@ class WordCNN(nn.Module):
                 "vocab_size, such as MRDataModule, or set --model.backbone.vocab_size."
             )
         self.embedding = nn.Embedding(vocab_size, EMBEDDING, padding_idx=PADDING)
-        # Kim's bounds. From PyTorch's N(0, 1) the net tells sentences apart by chance features, and memorises.
-        nn.init.uniform_(self.embedding.weight[1:], -0.25, 0.25)
+        nn.init.uniform_(self.embedding.weight[1:], -BOUND, BOUND)
         self.convolutions = nn.ModuleList(nn.Conv1d(EMBEDDING, CHANNELS, width) for width in WIDTHS)
         self.dropout = nn.Dropout(0.5)
         self.linear = nn.Linear(len(WIDTHS) * CHANNELS, num_classes)
+
+    def reset_parameters(self) -> None:
+        """Draw all weights anew, as a new net's are drawn: for a second net like this one."""
+        for part in (self.embedding, *self.convolutions, self.linear):
+            part.reset_parameters()
+        nn.init.uniform_(self.embedding.weight[1:], -BOUND, BOUND)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits."""

@@ -1,6 +1,7 @@
 """The backbones: shapes, sizes and, for the paper's net, the arithmetic."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from torchvision.models.resnet import resnet34
 from torchvision.models.vgg import cfgs, make_layers
 
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.models import CIFARCNN, VGG16BN, DigitsCNN, FashionCNN, ResNet34, WordCNN
+from ldmi_lightning.models import CIFARCNN, VGG16BN, DigitsCNN, FashionCNN, ResNet34, ResNet50, WordCNN
+from ldmi_lightning.training.nets import second_like
 
 BACKBONES = [(DigitsCNN, (1, 8, 8)), (FashionCNN, (1, 28, 28)), (CIFARCNN, (3, 32, 32))]
 Backbone = Callable[[int], nn.Module]
@@ -36,6 +38,39 @@ def test_samples_do_not_touch_each_other(backbone: Backbone, shape: tuple[int, .
     torch.manual_seed(0)
     model, x = backbone(4).eval(), torch.randn(5, *shape)
     torch.testing.assert_close(model(x)[2:3], model(x[2:3]))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: DigitsCNN(4),
+        lambda: FashionCNN(4),
+        lambda: CIFARCNN(4),
+        lambda: ResNet34(4),
+        lambda: VGG16BN(2),
+        lambda: WordCNN(2, 300),
+        lambda: ResNet50(4),
+    ],
+    ids=["digits", "fashion", "cifar", "resnet34", "vgg16_bn", "words", "resnet50"],
+)
+def test_a_second_net_is_drawn_as_a_new_one_is(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    one = make()
+    second = second_like(one)
+    for (name, drawn), (_, first) in zip(second.named_parameters(), one.named_parameters(), strict=True):
+        if first.ndim > 1 and first.numel() >= 2000:
+            assert not torch.equal(drawn, first), name
+            assert drawn.std().item() == pytest.approx(first.std().item(), rel=0.1), name
+            assert drawn.abs().max().item() == pytest.approx(first.abs().max().item(), rel=0.4), name
+
+
+def test_a_second_pretrained_resnet50_has_the_given_weights_but_the_last_layers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save(ResNet50(1000).state_dict(), tmp_path / "resnet50.pth")
+    one = ResNet50(14, str(tmp_path / "resnet50.pth"))
+    second = dict(second_like(one).named_parameters())
+    same = {name for name, value in one.named_parameters() if torch.equal(value, second[name])}
+    assert set(second) - same == {"fc.weight", "fc.bias"}
 
 
 def test_fashion_cnn_has_the_papers_layers() -> None:

@@ -17,10 +17,10 @@ ROOMS = {
 
 # What each room imports of the others. Only `commands` and the two ways in, `__init__` and `__main__`, see all.
 MAY_IMPORT = {
-    "audit": {"crowds", "csv_file", "errors", "files", "likelihood", "originals", "pages"},
+    "audit": {"crowds", "csv_file", "errors", "files", "likelihood", "naming", "originals", "pages"},
     "batch": {"errors"},
     "benchmarking": {"checkpoints", "csv_file", "errors", "files", "noise", "processes", "runs", "transition"},
-    "callbacks": {"batch", "joint", "pictures", "ranks"},
+    "callbacks": {"batch", "joint", "naming", "pictures", "ranks"},
     "checkpoints": {"errors", "file_kinds", "pickled"},
     "condensed": set(),
     "cpu_speed": set(),
@@ -40,11 +40,12 @@ MAY_IMPORT = {
     "joint": {"ranks"},
     "label_table": {"csv_file", "errors"},
     "likelihood": {"errors"},
-    "losses": {"batch", "errors", "joint", "likelihood", "method", "ranks", "seeding", "transition"},
+    "losses": {"batch", "errors", "joint", "likelihood", "method", "naming", "ranks", "seeding", "transition"},
     "method": {"batch", "joint"},
     "methods": {"audit", "batch", "crowds", "errors", "joint", "losses", "method", "ranks", "transition"},
     "metrics": {"joint"},
-    "models": {"errors", "saying"},
+    "models": {"errors", "naming", "saying"},
+    "naming": set(),
     "noise": {"crowds", "errors", "file_kinds", "label_table", "pickled", "saying", "seeding", "transition"},
     "originals": set(),
     "pages": {"condensed", "runs"},
@@ -59,7 +60,7 @@ MAY_IMPORT = {
     "seeding": set(),
     "training": {
         *("batch", "checkpoints", "cpu_speed", "decisions", "errors", "files", "inputs", "joint", "method", "ranks"),
-        *("runs", "schedulers", "seeding"),
+        *("naming", "runs", "schedulers", "seeding"),
     },
     "transition": {"errors", "joint"},
 }

@@ -11,13 +11,12 @@ from ldmi_lightning import files
 from ldmi_lightning.audit.tables import UNENCODABLE, csv_cell
 from ldmi_lightning.crowds.annotators import estimate_annotators, no_outputs
 from ldmi_lightning.crowds.reliability import Reliability, reliabilities
+from ldmi_lightning.naming import few
 
 ANNOTATORS = "annotators.csv"
 COLUMNS = ("annotator", "votes", "accuracy", "accuracy_low", "accuracy_high", "score", "p_value", "kind")
 LARGEST = 1_000_000
 """``summary.json`` holds the matrices of all annotators up to so many numbers."""
-NAMED = 10
-"""So many are named in a line."""
 
 
 class Crowd(NamedTuple):
@@ -130,13 +129,3 @@ def crowd_line(crowd: Crowd) -> str:
     which = {0: "none is a spammer", 1: "1 is a spammer"}.get(len(named), f"{len(named)} are spammers")
     parts.insert(0, f"{which}, whose votes say nothing of the class" + (f": {few(named)}" if named else ""))
     return f"Of {len(crowd.names)} annotators, {'; '.join(parts)}."
-
-
-def few(names: Sequence[str]) -> str:
-    """Return the first names.
-
-    >>> few(["a", "b"]), few(list("abcdefghijkl"))
-    ('a, b', 'a, b, c, d, e, f, g, h, i, j and 2 more')
-    """
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return ", ".join(names[:NAMED]) + more

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ldmi_lightning.joint import SINGULAR_RCOND, dmi_normalised, judged
+from ldmi_lightning.naming import few
 from ldmi_lightning.ranks import sum_over_ranks
 
 SINGULAR_SHARE = 0.1
@@ -18,8 +19,6 @@ FALLEN = 0.5
 """Below this share of the run's best normalised DMI, a line says so."""
 KEPT_ENTRIES = 2**16
 """Matrices of training steps are kept until they have so many entries (half a megabyte), and are then looked at together."""
-NAMED = 10
-"""So many missing classes are named."""
 MEMORY = "DMILoss(memory=0.9) (--model.robust.loss.memory 0.9)"
 """The remedy of most ills, in Python and on the command line."""
 
@@ -110,10 +109,9 @@ def complaints(health: Health, steps: Steps, best: float, names: Sequence[str] =
             "(--model.robust.optimizer.lr)."
         )
     elif health.missing:
-        listed = ", ".join(names[label] if names else str(label) for label in health.missing[:NAMED])
-        more = f" and {len(health.missing) - NAMED} more" if len(health.missing) > NAMED else ""
+        listed = few(names[label] if names else label for label in health.missing)
         found["missing"] = (
-            f"no validation sample is predicted to be {listed}{more}. Try a longer warm-up (--model.warmup.epochs)"
+            f"no validation sample is predicted to be {listed}. Try a longer warm-up (--model.warmup.epochs)"
             f"{', and ' + MEMORY if steps.memory == 0 else ''}."
         )
     return found

@@ -18,6 +18,7 @@ from ldmi_lightning.joint import (
     log_dmi,
 )
 from ldmi_lightning.losses.base import Loss, Predictions, global_mean
+from ldmi_lightning.naming import few
 
 NEVER_PREDICTED = 0.3
 """A class is never predicted if it is no sample's highest output, and its outputs come to less than so much of its labels.
@@ -120,7 +121,7 @@ class DMILoss(Loss):
         if not self.never_predicted:
             return ""
         return (
-            f"the stage before never predicts class {_listed(self.never_predicted)}: the memory begins as if {NEVER_PREDICTED} "
+            f"the stage before never predicts class {few(self.never_predicted)}: the memory begins as if {NEVER_PREDICTED} "
             "of their labels more had been predicted."
         )
 
@@ -202,7 +203,7 @@ class DMILoss(Loss):
         labelled, predicted = self.joint_memory.sum(dim=1), self.joint_memory.sum(dim=0)
         unpredicted = (predicted < NEVER_PREDICTED * labelled).nonzero().flatten().tolist()
         if unpredicted:
-            reason = f"the model that this stage began with never predicts class {_listed(unpredicted)}"
+            reason = f"the model that this stage began with never predicts class {few(unpredicted)}"
         else:
             reason = "the outputs do not tell some classes apart, or are constant or NaN"
         return f"{reason}. Try a longer warm-up (--model.warmup.epochs) or a larger --data.batch_size"
@@ -249,12 +250,6 @@ def leave_out_unlabelled(joint: Tensor) -> tuple[Tensor, Tensor]:
     added = unlabelled / len(joint)
     joint.diagonal().add_(added)
     return added, unlabelled.sum() * math.log(1 / len(joint))
-
-
-def _listed(classes: list[int]) -> str:
-    """Return the first ten, and how many more there are."""
-    more = f" and {len(classes) - 10} more" if len(classes) > 10 else ""
-    return ", ".join(map(str, classes[:10])) + more
 
 
 class _WithGradient(torch.autograd.Function):

@@ -103,6 +103,14 @@ class DivideMix(Method):
             + (", confidence_penalty=True" if self.confidence_penalty else "")
         )
 
+    def check_inputs(self, x: Any) -> None:
+        """Refuse inputs that cannot be mixed."""
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise UserError(
+                "DivideMix mixes inputs with each other, which token ids and inputs of several parts cannot be. Take features of "
+                "them (EncodedDataModule), or another method."
+            )
+
     def prepare(self, train: Predictions, held_out: Predictions) -> None:
         """Make room for a loss of each training sample."""
         room = (2, samples_told_apart(self, "a loss", train) + 1)
@@ -110,11 +118,7 @@ class DivideMix(Method):
 
     def step(self, nets: Sequence[nn.Module], batch: Batch, clock: Clock) -> Tensor:
         """Return the sum of both nets' losses."""
-        if not isinstance(batch.x, Tensor) or not batch.x.is_floating_point():
-            raise UserError(
-                "DivideMix mixes inputs with each other, which token ids and inputs of several parts cannot be. Take features of "
-                "them (EncodedDataModule), or another method."
-            )
+        self.check_inputs(batch.x)
         if not self.losses.shape[1]:
             raise UserError(
                 "DivideMix knows no samples: call prepare(train, held_out) first. LDMIModule does so when the stage begins."

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ldmi_lightning.batch import Batch, LabelledData
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.method import Method
+from ldmi_lightning.naming import few
 from ldmi_lightning.training import nets
 from ldmi_lightning.training.evaluation import DMI_NAMES
 from ldmi_lightning.training.optimizers import own_optimizer
@@ -146,16 +147,6 @@ def left_out_of_validation(missing: Sequence[str], num_classes: int, name: str, 
         f"No validation sample is labelled {few(missing)} ({len(missing)} of {num_classes} classes): {monitor}, which selects "
         f"{name}'s best epoch, judges the others alone."
     )
-
-
-def few(names: Sequence[str], most: int = 5) -> str:
-    """Return the first names, and how many more there are.
-
-    >>> few(["a", "b", "c"], most=2)
-    'a, b and 1 more'
-    """
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
 
 
 def check_views(batch: Batch, method: Method) -> None:

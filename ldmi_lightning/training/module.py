@@ -214,6 +214,9 @@ class LDMIModule(OptimisedClassifier):
         """Return what the running stage's method minimises."""
         taken = self.checked(batch, batch_idx)
         checks.check_views(taken, self.stage.loss)
+        if batch_idx == 0:
+            for stage in self.stages.values():
+                stage.loss.check_inputs(taken.x)  # a later stage's mistake is better found now
         clock = Clock(self.trainer.current_epoch - self.progress.first_epoch, self.stage.epochs, batch_idx)
         try:
             loss = self.stage.loss.step(self.nets(), taken, clock)
