@@ -24,10 +24,7 @@ from ldmi_lightning.benchmarking.cells import Cell
 from ldmi_lightning.benchmarking.progress import Progress
 from ldmi_lightning.commands import main
 
-
-@pytest.fixture(autouse=True)
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_own_folder")
 
 
 # -- a real grid ------------------------------------------------------------------------------------------------------

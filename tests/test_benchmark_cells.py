@@ -14,10 +14,7 @@ from ldmi_lightning.benchmarking.cells import Cell, content_key
 from ldmi_lightning.benchmarking.grid import ParseFit, expand, groups, read_grid
 from ldmi_lightning.commands.configuration import parse_fit as parse
 
-
-@pytest.fixture(autouse=True)
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_own_folder")
 
 
 @pytest.fixture(scope="module")

@@ -28,10 +28,7 @@ from ldmi_lightning.benchmarking.tables import comma_separated, markdown
 from ldmi_lightning.commands import main
 from ldmi_lightning.commands.configuration import parse_fit as parse
 
-
-@pytest.fixture(autouse=True)
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("in_own_folder")
 
 
 @pytest.fixture(scope="module")

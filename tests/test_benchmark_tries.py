@@ -17,12 +17,9 @@ from ldmi_lightning.benchmarking.tries import Try, chosen_try, tries_of, tuned_c
 from ldmi_lightning.commands.configuration import parse_fit as parse
 from ldmi_lightning.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("in_own_folder")
+
 TRIES = {"ce": {"model.warmup.epochs": [1, 3]}, "dmi": {"model.robust.loss.memory": [0.5, 0.8]}}
-
-
-@pytest.fixture(autouse=True)
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -44,11 +44,9 @@ class Payload:
 
 
 @pytest.fixture(autouse=True)
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def in_own_folder(in_own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Work in a folder of one's own, in which no payload may have run at the end."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PL_GLOBAL_SEED", "1")
+    monkeypatch.syspath_prepend(str(in_own_folder))
     yield
     assert not Path("payload-ran").exists()
 

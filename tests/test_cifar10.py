@@ -140,14 +140,6 @@ def test_only_training_batches_are_augmented(written: str) -> None:
 # -- the command ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):  # seed_everything leaves its seed in the environment
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-
-
 def fit(root: str, *flags: str) -> dict[str, dict[str, object]]:
     """Train one epoch of each stage with the shipped configuration; return what results.json says of the stages."""
     short = ("--model.warmup.epochs", "1", "--model.robust.epochs", "1")

@@ -152,14 +152,10 @@ def test_weights_that_do_not_fit_are_named(
 
 
 @pytest.fixture
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "tiny.py").write_text(TINY)
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):  # which seed_everything leaves in the environment
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    return tmp_path
+def in_own_folder(in_own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.syspath_prepend(str(in_own_folder))
+    (in_own_folder / "tiny.py").write_text(TINY)
+    return in_own_folder
 
 
 def fit(root: Path, name: str, *flags: str) -> tuple[int, list[str]]:

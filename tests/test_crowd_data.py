@@ -31,13 +31,7 @@ from ldmi_lightning.method import Predictions
 from ldmi_lightning.noise import CrowdLabels
 from ldmi_lightning.training.predictions import predict_split
 
-
-@pytest.fixture(autouse=True)
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("in_own_folder")
 
 
 def draw(items: int, num_classes: int = 2, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

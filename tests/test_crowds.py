@@ -13,16 +13,13 @@ from ldmi_lightning.crowds import agreement, dawid_skene, majority_vote, votes_a
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import CrowdLabels, HumanNoise
 
+pytestmark = pytest.mark.usefixtures("in_own_folder")
+
 HUMAN = Path(__file__).parents[2] / "shared/data/cifar_n/CIFAR-10_human.pt"
 CLEAN = np.array([0, 1, 2, 1])
 INDEX = np.array([7, 3, 12, 0])
 LONG = "item,annotator,label\n7,bo,0\n7,al,0\n3,al,1\n12,cy,2\n12,bo,2\n12,al,0\n0,cy,1\n"
 VOTES = [[0, 0, -1], [1, -1, -1], [0, 2, 2], [-1, -1, 1]]
-
-
-@pytest.fixture(autouse=True)
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def crowd(accuracies: list[float], items: int, num_classes: int, seed: int = 0) -> tuple[NDArray[np.int64], ...]:

@@ -367,16 +367,6 @@ def test_a_fit_gives_its_memory_back_and_needs_no_more_the_longer_it_lasts(make_
 # -- the command line -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    # seed_everything leaves its seed in the environment.
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-    return tmp_path
-
-
 def accuracy(folder: Path, stage: str) -> float:
     value = json.loads((folder / "results.json").read_text())["stages"][stage]["test_acc"]
     assert isinstance(value, float)

@@ -18,15 +18,12 @@ from ldmi_lightning.datamodules import TensorDataModule
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import HumanNoise, LabelFileNoise, human
 
+pytestmark = pytest.mark.usefixtures("in_own_folder")
+
 SHARED = Path(__file__).parents[2] / "shared/data"
 INDEX = np.array([7, 3, 12, 0])
 CLEAN = np.array([1, 0, 2, 2])
 NOISY = [2, 0, 1, 2]
-
-
-@pytest.fixture(autouse=True)
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
 
 
 def read(path: str, index: NDArray[np.int64] = INDEX, num_classes: int = 3) -> list[int]:

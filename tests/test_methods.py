@@ -73,11 +73,9 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(autouse=True)
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "net_of_methods.py").write_text(NET)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # puts back what seed_everything leaves in the environment
+def in_own_folder(in_own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (in_own_folder / "net_of_methods.py").write_text(NET)
+    monkeypatch.syspath_prepend(str(in_own_folder))
 
 
 def overlaid(data: str, *methods: str) -> list[str]:

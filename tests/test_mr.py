@@ -255,15 +255,6 @@ def test_real_noise_comes_out_as_requested(real: str) -> None:
 # -- the command line -------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    # seed_everything leaves its seed in the environment.
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
-
-
 def fit(root: str, *flags: str) -> Path:
     """Run `ldmi fit` on the shipped configuration, shortened, and return the folder of the run."""
     short = ["--model.warmup.epochs", "1", "--model.robust.epochs", "1", "--trainer.enable_progress_bar", "false"]

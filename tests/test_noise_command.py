@@ -28,17 +28,11 @@ from ldmi_lightning.noise import (
     fingerprint,
 )
 
+pytestmark = pytest.mark.usefixtures("in_own_folder")
+
 REPO = Path(__file__).parents[1]
 SHARED = REPO.parent / "shared/data"
 QUICK = ["--config", str(REPO / "configs/quickstart.yaml")]
-
-
-@pytest.fixture(autouse=True)
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
-        monkeypatch.setenv(name, "")
-        monkeypatch.delenv(name)
 
 
 def noise(capsys: pytest.CaptureFixture[str], *args: str) -> str:

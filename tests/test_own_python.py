@@ -96,10 +96,8 @@ class OddOfTen(Odd):
 
 
 @pytest.fixture(autouse=True)
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+def in_own_folder(in_own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(in_own_folder))
 
 
 @pytest.fixture

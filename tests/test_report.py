@@ -19,6 +19,8 @@ from ldmi_lightning.commands import main
 from ldmi_lightning.losses import DMILoss
 from ldmi_lightning.runs.curves import read_curves
 
+pytestmark = pytest.mark.usefixtures("in_own_folder")
+
 CONFIG = Path(__file__).parents[1] / "configs/quickstart.yaml"
 QUICK = [
     *("fit", "--config", str(CONFIG), "--model.warmup.epochs", "2", "--model.robust.epochs", "2"),
@@ -55,12 +57,6 @@ class Page(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += data
-
-
-@pytest.fixture(autouse=True)
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # puts back what seed_everything leaves in the environment
 
 
 @pytest.fixture(scope="module")

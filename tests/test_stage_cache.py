@@ -28,9 +28,7 @@ WARMUP_ALONE = ["--model.robust", "null"]
 
 
 @pytest.fixture
-def in_own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # puts back what seed_everything leaves in the environment
+def in_own_folder(in_own_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LDMI_SHARED_STAGES", "")
 
 
