@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,7 @@ OURS = {"_replace", "_asdict", "_fields", "_make", "_exit", "_actions"}
 """Names of Python's own: of every NamedTuple, of ``os`` and of ``argparse``."""
 
 
+@cache
 def own_names() -> set[str]:
     """Return every private name that the package itself defines: functions, classes, attributes, constants."""
     names: set[str] = set()
@@ -131,6 +133,7 @@ def own_names() -> set[str]:
     return names
 
 
+@cache
 def inherited() -> set[str]:
     """Return the private names of the classes that the package derives from."""
     kinds = (
