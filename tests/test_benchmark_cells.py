@@ -1,20 +1,26 @@
 """The cells of a grid: their order, their configurations, and the keys that they are known by."""
 
 import dataclasses
+import re
 import shutil
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from grids import FLIPS, REPO, TINY, cells_of, finish
 
 from ldmi_lightning.benchmarking import published
+from ldmi_lightning.benchmarking.bench import Benchmark
 from ldmi_lightning.benchmarking.cells import Cell, content_key
 from ldmi_lightning.benchmarking.grid import ParseFit, expand, groups, read_grid
+from ldmi_lightning.benchmarking.tries import tries_of
 from ldmi_lightning.commands.configuration import parse_fit as parse
 
 pytestmark = pytest.mark.usefixtures("in_own_folder")
+
+GRIDS = sorted((REPO / "configs/grids").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +104,7 @@ def test_a_configuration_that_was_edited_makes_another_cell(parse_fit: ParseFit,
     assert other.results(tmp_path) is None, "whatever its folder is called"
 
 
-@pytest.mark.parametrize("path", sorted((REPO / "configs/grids").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
 def test_every_shipped_grid_is_understood(path: Path) -> None:
     cells = shipped(path.stem)
     assert cells
@@ -121,10 +127,28 @@ def test_every_shipped_grid_is_understood(path: Path) -> None:
             assert published.find(cell.config) or path.stem in others or cell.noise == "symmetric"
 
 
-@pytest.mark.parametrize("grid", sorted(path.parent.name for path in (REPO / "docs/results").glob("*/cells")))
+PUBLISHED = sorted(path.parent.name for path in (REPO / "docs/results").glob("*/cells"))
+OF_TRIES = re.compile(r"-(try-\d+|tuned)-")
+
+
+@pytest.mark.parametrize("grid", PUBLISHED)
 def test_published_cells_are_those_of_their_grid_whatever_options_came_later(grid: str) -> None:
     cells = shipped(grid)
     published_cells = REPO / "docs/results" / grid
     known = {cell.folder(published_cells).name for cell in cells}
-    assert {path.name for path in (published_cells / "cells").iterdir()} <= known
+    names = {path.name for path in (published_cells / "cells").iterdir()}
+    assert {name for name in names if not OF_TRIES.search(name)} <= known
     assert any(cell.results(published_cells) for cell in cells)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [path.stem for path in GRIDS if "tries" in yaml.safe_load(path.read_text())])
+def test_every_setting_that_a_shipped_grid_tries_is_understood_and_found_where_it_is_published(name: str) -> None:
+    grid = read_grid(REPO / f"configs/grids/{name}.yaml")
+    cells = expand(grid, parse)
+    tries = tries_of(grid, cells, parse)
+    assert len(tries) == 6 * len(grid.methods)
+    bench = Benchmark(grid, cells, tries, REPO / "docs/results" / name)
+    if name in PUBLISHED:
+        assert all(cell.name in bench.results for cell in bench.cells)
+        assert len(bench.tuned) == len(bench.plain)

@@ -180,6 +180,7 @@ def text_run(tmp_path: Path, *words: str) -> tuple[Path, Path]:
     return fit(tmp_path / "runs", *data, *words), source
 
 
+@pytest.mark.slow
 def test_words_get_their_ids_from_a_file_beside_the_graph(tmp_path: Path) -> None:
     run, source = text_run(tmp_path, "--data.vocab_size", "20", "--model.backbone", "WordCNN")
     source.unlink()

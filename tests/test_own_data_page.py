@@ -94,6 +94,7 @@ def photographs() -> None:
     Path("shots/cat/notes.txt").write_text("taken at noon")
 
 
+@pytest.mark.slow
 def test_200_photographs_of_nine_kinds_of_file(capsys: pytest.CaptureFixture[str]) -> None:
     photographs()
     assert main(["fit", "--config", str(shown("shots.yaml")), "--data.image_size", "16", *QUICK]) == 0

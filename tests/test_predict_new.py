@@ -82,6 +82,7 @@ def test_broken_images_are_all_named_and_have_no_prediction(digits: Path, capsys
     assert not list(Path("none").iterdir())
 
 
+@pytest.mark.slow
 def test_two_ranks_write_the_same_file(digits: Path) -> None:
     pixels = held_out()
     np.save("x.npy", pixels)  # 5 batches of 64: the last step has one rank alone

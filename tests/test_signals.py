@@ -162,6 +162,7 @@ def test_a_killed_rank_leaves_no_other_waiting(rank: int, whole: Whole, tmp_path
     resumes_to(whole[0], tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=TWENTY)])
 def test_a_rank_that_ends_before_the_ranks_have_met_leaves_no_other_waiting(
     number: signal.Signals, tmp_path: Path

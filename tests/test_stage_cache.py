@@ -325,6 +325,7 @@ model:
 """
 
 
+@pytest.mark.slow
 def test_further_stages_share_what_comes_before_them(capsys: pytest.CaptureFixture[str]) -> None:
     Path("more.yaml").write_text(MORE)
     Path("longer.yaml").write_text(MORE.replace("epochs: 1", "epochs: 2"))
