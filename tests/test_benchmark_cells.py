@@ -1,8 +1,10 @@
 """The cells of a grid: their order, their configurations, and the keys that they are known by."""
 
 import dataclasses
+import itertools
 import re
 import shutil
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from grids import FLIPS, REPO, TINY, cells_of, finish
 from ldmi_lightning.benchmarking import published
 from ldmi_lightning.benchmarking.bench import Benchmark
 from ldmi_lightning.benchmarking.cells import Cell, content_key
-from ldmi_lightning.benchmarking.grid import ParseFit, expand, groups, read_grid
+from ldmi_lightning.benchmarking.grid import ParseFit, expand, read_grid
+from ldmi_lightning.benchmarking.runner import Runner
 from ldmi_lightning.benchmarking.tries import tries_of
 from ldmi_lightning.commands.configuration import parse_fit as parse
 
@@ -39,13 +42,42 @@ def test_cells_come_in_the_order_in_which_they_share_warm_ups(parse_fit: ParseFi
     assert [(cell.seed, cell.rate, cell.method) for cell in cells[:5]] == [
         *((1, 0.3, "ce"), (1, 0.3, "dmi"), (1, 0.6, "ce"), (1, 0.6, "dmi"), (2, 0.3, "ce"))
     ]
-    assert [[cell.method for cell in group] for group in groups(cells)] == [["ce", "dmi"]] * 4
+    shared = [len(set(one.prefixes) & set(other.prefixes)) for one, other in itertools.pairwise(cells)]
+    assert shared == [1, 0, 1, 0, 1, 0, 1], "the warm-up of one noise, rate and seed, and nothing else"
     for cell in cells:
         noise = cell.config["data"]["init_args"]["noise"]["init_args"]
         flips = {str(source): target for source, target in FLIPS.items()}
         assert noise == {"rate": cell.rate, "flips": flips, "seed": cell.seed, "exact": False}
         assert cell.config["seed_everything"] == cell.seed
     assert len({cell.key for cell in cells}) == len({cell.name for cell in cells}) == 8
+
+
+class Copying(Runner):
+    """Carries out cells by processes that bring, in two seconds, what runs would leave, and note when they were at work."""
+
+    def _command(self, cell: Cell) -> list[str]:
+        code = (
+            "import shutil, sys, time; begun = time.time(); time.sleep(2); "
+            "shutil.copytree(*sys.argv[1:3], dirs_exist_ok=True); "
+            "open('times', 'a').write(f'{sys.argv[3]} {begun} {time.time()}\\n')"
+        )
+        made = cell.folder(self.output / "made")
+        return [sys.executable, "-c", code, str(made), str(cell.folder(self.output)), cell.name]
+
+
+def test_cells_that_share_stages_wait_for_the_first_alone(parse_fit: ParseFit, tmp_path: Path) -> None:
+    refining = {name: str(REPO / f"configs/methods/{name}.yaml") for name in ("ce", "dmi", "gce", "dmi-refine")}
+    cells = cells_of(parse_fit, methods=refining)
+    for cell in cells:
+        finish(cell, tmp_path / "made", 0.9)
+    ended = [each.cell.method for each in Copying(tmp_path, 3, {}).run([*cells, cells[0]], lambda: None)]
+    assert sorted(ended) == sorted(["ce", "dmi", "gce", "dmi-refine", "ce"])
+    rows = [line.split() for line in Path("times").read_text().splitlines()]
+    times = {name.split("-r0.6-")[1]: (float(begun), float(over)) for name, begun, over in rows}
+    assert len(rows) == 4, "the same configuration once more is not carried out"
+    assert times["dmi-seed1"][0] > times["ce-seed1"][1], "after the warm-up"
+    assert times["gce-seed1"][0] < times["dmi-seed1"][1], "beside each other"
+    assert times["dmi-refine-seed1"][0] > times["dmi-seed1"][1], "after the stage that it refines"
 
 
 def test_an_option_of_a_stage_that_a_method_lacks_is_left_out(parse_fit: ParseFit) -> None:

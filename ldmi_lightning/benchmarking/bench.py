@@ -11,7 +11,7 @@ from ldmi_lightning.benchmarking.cells import DEVICE, Cell
 from ldmi_lightning.benchmarking.chosen import chosen_of
 from ldmi_lightning.benchmarking.comparison import comparison
 from ldmi_lightning.benchmarking.figure import draw
-from ldmi_lightning.benchmarking.grid import Grid, groups
+from ldmi_lightning.benchmarking.grid import Grid
 from ldmi_lightning.benchmarking.progress import Progress
 from ldmi_lightning.benchmarking.runner import Ended, Runner
 from ldmi_lightning.benchmarking.summary import Spread, summarise
@@ -108,7 +108,7 @@ class Benchmark:
     def _carry_out(self, to_do: Sequence[Cell], progress: Progress, runner: Runner) -> None:
         self.write_tables()
         progress.show()
-        with contextlib.closing(runner.run(list(groups(to_do)), _say_what_it_waits_for)) as ends:
+        with contextlib.closing(runner.run(to_do, _say_what_it_waits_for)) as ends:
             for ended in ends:
                 self._note(ended)
                 self.write_tables()

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ldmi_lightning.runs.configuration import SHOWN_AND_KEPT
+from ldmi_lightning.runs.configuration import SHOWN_AND_KEPT, stages_in, without_stages
 from ldmi_lightning.runs.folder import CONFIG, RESULTS
 
 DEVICE = "device.txt"
@@ -59,6 +59,13 @@ class Cell:
     def key(self) -> str:
         """The key of the configuration."""
         return content_key(self.config)
+
+    @cached_property
+    def prefixes(self) -> list[str]:
+        """The keys of the run up to each of its stages, the whole included: runs share the stages up to an equal one."""
+        model, stages = self.config["model"], list(stages_in(self.config).items())
+        parts = [{**without_stages(self.config), **dict(stages[: n + 1])} for n in range(len(stages))]
+        return [content_key({**self.config, "model": {**model, "init_args": part}}) for part in parts]
 
     @property
     def name(self) -> str:

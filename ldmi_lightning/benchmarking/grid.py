@@ -5,7 +5,7 @@ import importlib
 import inspect
 import itertools
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -233,9 +233,3 @@ def fill_in(config: Mapping[str, Any], rate: float | None, seed: int) -> dict[st
     if rate is not None:
         arguments["rate"] = rate
     return filled
-
-
-def groups(cells: Collection[Cell]) -> Iterator[list[Cell]]:
-    """Part cells into those that share data, noise, rate and seed, and with them the warm-up."""
-    for _, group in itertools.groupby(cells, key=lambda cell: (cell.data, cell.noise, cell.rate, cell.seed)):
-        yield list(group)

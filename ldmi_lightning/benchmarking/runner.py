@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,12 +39,11 @@ class Ended:
 
 @dataclass
 class _Job:
-    """A run at work, the cell's lock that is held meanwhile, and the cells that come after it."""
+    """A run at work, and the cell's lock that is held meanwhile."""
 
     cell: Cell
     process: subprocess.Popen[bytes]
     lock: TextIO
-    after: list[Cell]
 
 
 class Runner:
@@ -62,49 +60,51 @@ class Runner:
         self.jobs = jobs
         self.data_roots = data_roots
         self.running: dict[int, _Job] = {}
+        self.known: set[str] = set()
+        """The prefixes of runs that have ended here: their stages are in the cache."""
 
-    def run(self, groups: Sequence[Sequence[Cell]], waiting: Callable[[], None]) -> Generator[Ended, None, None]:
-        """Carry out groups of cells, the cells of a group one after the other, and yield each cell that has ended.
+    def run(self, cells: Sequence[Cell], waiting: Callable[[], None]) -> Generator[Ended, None, None]:
+        """Carry out cells, and yield each that has ended.
 
-        A cell that another process has at work is waited for. When the iterator is closed, all runs are stopped.
+        A cell that shares stages with one at work begins after it, and takes them from the cache; one that another process has
+        at work is waited for. When the iterator is closed, all runs are stopped.
 
         Args:
-            groups: cells that are not finished.
+            cells: cells that are not finished.
             waiting: is called when only other processes' cells are left.
         """
-        pending = deque(list(group) for group in groups)
+        pending = list(cells)
         told = False
         try:
             while pending or self.running:
                 for slot in range(self.jobs):
-                    for _ in range(len(pending) if slot not in self.running else 0):
+                    if slot not in self.running:
                         yield from self._take_up(slot, pending)
-                        if slot in self.running:
-                            break
                 if not self.running and pending and not told:
                     told = True
                     waiting()
                 for slot in list(self.running):
-                    yield from self._look_after(slot, pending)
+                    yield from self._look_after(slot)
                 time.sleep(POLL_SECONDS)
         finally:
             self._stop()
 
-    def _take_up(self, slot: int, pending: deque[list[Cell]]) -> Iterator[Ended]:
-        """Begin with the first group's next cell; a group with a cell at work elsewhere goes to the end of the queue."""
-        cells = pending.popleft()
-        while cells:
-            cell = cells[0]
-            if found := cell.results(self.output):
-                yield Ended(cells.pop(0), found)
+    def _take_up(self, slot: int, pending: list[Cell]) -> Iterator[Ended]:
+        """Begin the first cell that neither waits for stages of one at work here nor is at work elsewhere."""
+        at_work = {prefix for job in self.running.values() for prefix in job.cell.prefixes} - self.known
+        for cell in list(pending):
+            if not at_work.isdisjoint(cell.prefixes):
                 continue
-            try:
-                self._begin(slot, cell, cells[1:])
-            except _AtWork:
-                pending.append(cells)
-            return
+            if found := cell.results(self.output):
+                pending.remove(cell)
+                yield Ended(cell, found)
+                continue
+            with contextlib.suppress(_AtWork):
+                self._begin(slot, cell)
+                pending.remove(cell)
+                return
 
-    def _begin(self, slot: int, cell: Cell, after: list[Cell]) -> None:
+    def _begin(self, slot: int, cell: Cell) -> None:
         folder = cell.folder(self.output)
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as held:
@@ -131,7 +131,7 @@ class Runner:
                     start_new_session=True,  # Ctrl-C reaches it through this process alone
                     preexec_fn=end_with_parent(),
                 )
-            self.running[slot] = _Job(cell, process, lock, after)
+            self.running[slot] = _Job(cell, process, lock)
             held.pop_all()
 
     def _command(self, cell: Cell) -> list[str]:
@@ -157,8 +157,8 @@ class Runner:
         words = [str(word) for option in options.items() for word in option]
         return [sys.executable, "-m", "ldmi_lightning", "fit", *words]
 
-    def _look_after(self, slot: int, pending: deque[list[Cell]]) -> Iterator[Ended]:
-        """Where a run has ended, report its cell; the cells after it come next."""
+    def _look_after(self, slot: int) -> Iterator[Ended]:
+        """Where a run has ended, report its cell."""
         job = self.running[slot]
         code = job.process.poll()
         if code is None:
@@ -166,8 +166,7 @@ class Runner:
         del self.running[slot]
         found = job.cell.results(self.output)
         job.lock.close()
-        if job.after:
-            pending.appendleft(job.after)
+        self.known.update(job.cell.prefixes if found else [])
         yield Ended(job.cell, found, "" if found else _last_line(job.cell.folder(self.output) / LOG, code))
 
     def _stop(self) -> None:

@@ -137,7 +137,7 @@ def name_of(config: Mapping[str, Any], folds: int, group: str | None) -> str:
 def carry_out(cells: Sequence[Cell], output: Path, jobs: int) -> None:
     """Carry out the runs that are not finished; the first that fails ends the audit."""
     finished = [cell for cell in cells if cell.results(output) is not None]
-    to_do = [[cell] for cell in cells if cell not in finished]
+    to_do = [cell for cell in cells if cell not in finished]
     print(f"{len(cells)} runs, {len(finished)} finished, {len(to_do)} to do. Folder: {output}", flush=True)
     progress = Progress(len(cells), len(finished))
     progress.show()
