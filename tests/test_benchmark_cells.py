@@ -20,6 +20,7 @@ from ldmi_lightning.benchmarking.grid import ParseFit, expand, read_grid
 from ldmi_lightning.benchmarking.runner import Runner
 from ldmi_lightning.benchmarking.tries import tries_of
 from ldmi_lightning.commands.configuration import parse_fit as parse
+from ldmi_lightning.commands.configuration import parse_stage
 
 pytestmark = pytest.mark.usefixtures("in_own_folder")
 
@@ -178,7 +179,7 @@ def test_published_cells_are_those_of_their_grid_whatever_options_came_later(gri
 def test_every_setting_that_a_shipped_grid_tries_is_understood_and_found_where_it_is_published(name: str) -> None:
     grid = read_grid(REPO / f"configs/grids/{name}.yaml")
     cells = expand(grid, parse)
-    tries = tries_of(grid, cells, parse)
+    tries = tries_of(grid, cells, parse_stage)
     assert len(tries) == 6 * len(grid.methods)
     bench = Benchmark(grid, cells, tries, REPO / "docs/results" / name)
     if name in PUBLISHED:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from grids import LDMI, TINY, finish, results_of, table_rows, write_grid
+from grids import LDMI, REPO, TINY, finish, results_of, table_rows, write_grid
 
 from ldmi_lightning.benchmarking.bench import Benchmark
 from ldmi_lightning.benchmarking.cells import Cell
@@ -15,6 +15,7 @@ from ldmi_lightning.benchmarking.grid import Grid, expand, read_grid
 from ldmi_lightning.benchmarking.runner import Runner
 from ldmi_lightning.benchmarking.tries import Try, chosen_try, tries_of, tuned_cells
 from ldmi_lightning.commands.configuration import parse_fit as parse
+from ldmi_lightning.commands.configuration import parse_stage
 from ldmi_lightning.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("in_own_folder")
@@ -28,7 +29,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> tuple[Grid, list[Cell], li
     path = write_grid(str(tmp_path_factory.mktemp("grid") / "grid.yaml"), rates=[0.4, 0.6], seeds=[1, 2], tries=TRIES)
     read = read_grid(path)
     cells = expand(read, parse)
-    return read, cells, tries_of(read, cells, parse)
+    return read, cells, tries_of(read, cells, parse_stage)
 
 
 def scored(cell: Cell, accuracy: float, score: float | None, mode: str) -> dict[str, Any]:
@@ -150,7 +151,7 @@ def test_a_grid_is_finished_by_what_its_tries_have_chosen(
         ({"gce": {"model.robust.loss.q": [0.5]}}, "tries has no key gce. Did you mean ce?"),
         (
             {"ce": {"data.batch_size": [8]}},
-            "tries.ce: data.batch_size is no option of the model, such as model.robust.loss.q.",
+            "tries.ce: data.batch_size is no option of a stage, such as model.robust.loss.q.",
         ),
         ({"ce": {"model.warmup.epochs": 3}}, "model.warmup.epochs of tries.ce must be a list of values, but got 3."),
         ({"ce": [3]}, "ce of tries must be a mapping, but got [3]."),
@@ -165,7 +166,37 @@ def test_a_wrong_try_is_refused_in_one_line(tries: Any, said: str) -> None:
 def test_a_setting_that_a_run_refuses_names_its_method() -> None:
     read = read_grid(write_grid(methods={"ce": TINY["methods"]["ce"]}, tries={"ce": {"model.robust.loss.q": [0.5]}}))
     with pytest.raises(UserError, match=r"grid\.yaml: tries, digits, ce: .*robust\.loss.*'q'"):
-        tries_of(read, expand(read, parse), parse)
+        tries_of(read, expand(read, parse), parse_stage)
+
+
+def test_a_stage_that_a_method_lacks_cannot_be_set() -> None:
+    read = read_grid(write_grid(methods={"ce": TINY["methods"]["ce"]}, tries={"ce": {"model.refine.epochs": [3]}}))
+    with pytest.raises(
+        UserError, match=r"tries, digits, ce: --model\.refine\.epochs: the method has no stage refine\."
+    ):
+        tries_of(read, expand(read, parse), parse_stage)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--model.robust.loss.q=0.5", "--model.robust.epochs=3"],
+        ["--model.robust.optimizer={class_path: torch.optim.AdamW, init_args: {lr: 0.0003}}"],
+        ["--model.robust.scheduler=null", "--model.robust.loss.truncation=0.4"],
+        ["--model.robust.loss=ForwardLoss", "--model.robust.loss.transition=held_out"],
+    ],
+)
+def test_a_stage_alone_is_read_as_the_whole_configuration_is(words: list[str]) -> None:
+    files = [
+        "fit",
+        "--config",
+        str(REPO / "configs/quickstart.yaml"),
+        "--config",
+        str(REPO / "configs/methods/gce.yaml"),
+    ]
+    before, after = (parse([*files, *more])["model"]["init_args"]["robust"] for more in ([], words))
+    assert before != after
+    assert parse_stage("robust", before, words) == after
 
 
 @pytest.mark.slow

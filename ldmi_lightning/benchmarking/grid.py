@@ -16,6 +16,7 @@ import ldmi_lightning.noise
 from ldmi_lightning.benchmarking.cells import Cell
 from ldmi_lightning.benchmarking.grid_check import Check, listed
 from ldmi_lightning.errors import UserError
+from ldmi_lightning.runs.configuration import STAGES
 
 ParseFit = Callable[[list[str]], dict[str, Any]]
 """What turns the options of ``ldmi fit`` into the whole configuration, defaults included."""
@@ -25,6 +26,7 @@ AS_GIVEN = "labels as given"
 
 KEYS = {"data": dict, "rates": list, "methods": (list, dict), "seeds": list, "options": dict, "tries": dict}
 DATA_KEYS = {"config": (str, list), "noise": dict}
+STAGE_OPTION = re.compile(rf"model\.({'|'.join(STAGES)})\.\w")
 NOISE_KEYS = {"class_path": str, "init_args": dict}
 
 
@@ -47,7 +49,7 @@ class Grid:
     seeds: list[int]
     options: dict[str, Any]
     tries: dict[str, list[dict[str, Any]]]
-    """Settings of a method, each a value by the option of the model, that are tried once for each data set."""
+    """Settings of a method, each a value by the option of a stage, that are tried once for each data set."""
 
 
 def read_grid(path: Path) -> Grid:
@@ -101,8 +103,8 @@ def _settings(check: Check, tries: Mapping[str, Any], methods: Sequence[str]) ->
     check.keys("tries", tries, dict.fromkeys(methods, dict), required=())
     for method, options in tries.items():
         for option, values in options.items():
-            if not str(option).startswith("model."):
-                raise check.mistake(f"tries.{method}: {option} is no option of the model, such as model.robust.loss.q.")
+            if not STAGE_OPTION.match(str(option)):
+                raise check.mistake(f"tries.{method}: {option} is no option of a stage, such as model.robust.loss.q.")
             if not isinstance(values, list) or not values:
                 raise check.mistake(f"{option} of tries.{method} must be a list of values, but got {values}.")
     return {
@@ -170,7 +172,6 @@ def configurations(
     data: str,
     method: str,
     parse_fit: ParseFit,
-    setting: Mapping[str, Any] | None = None,
     first_alone: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Return, by pattern, the configurations that cells of a data set and a method share but for rate and seed.
@@ -180,7 +181,6 @@ def configurations(
         data: name of the data set.
         method: name of the method.
         parse_fit: turns the options of ``ldmi fit`` into the whole configuration.
-        setting: options of the model that win over all others.
         first_alone: whether only the first pattern is returned.
     """
     files = [*grid.data[data].configs, *grid.methods[method]]
@@ -189,8 +189,7 @@ def configurations(
     if any(key.startswith("model.") for key in grid.options):
         model = parse_fit(args)["model"].get("init_args", {})
         absent = {key for key, value in model.items() if value is None}
-    options = [f"--{key}={_flow(value)}" for key, value in grid.options.items() if not _belongs(key, absent)]
-    options += [f"--{key}={_flow(value)}" for key, value in (setting or {}).items()]
+    options = [f"--{key}={flow(value)}" for key, value in grid.options.items() if not _belongs(key, absent)]
     found = {}
     patterns = list(grid.data[data].noise or [AS_GIVEN])
     for pattern in patterns[:1] if first_alone else patterns:
@@ -198,7 +197,7 @@ def configurations(
         if injector := grid.data[data].noise.get(pattern):
             rate = {"rate": grid.rates[0]} if takes_rate(injector) else {}
             arguments = {**injector.get("init_args", {}), **rate}
-            noise = [f"--data.noise={_flow({'class_path': injector['class_path'], 'init_args': arguments})}"]
+            noise = [f"--data.noise={flow({'class_path': injector['class_path'], 'init_args': arguments})}"]
         found[pattern] = parse_fit([*args, *noise, *options])
     return found
 
@@ -213,10 +212,10 @@ def _belongs(option: str, stages: Collection[str]) -> bool:
     return found is not None and found[1] in stages
 
 
-def _flow(value: Any) -> str:
+def flow(value: Any) -> str:
     """Write a value as it stands on a command line.
 
-    >>> _flow({0: 1}), _flow("cpu"), _flow(1e-4), _flow(None)
+    >>> flow({0: 1}), flow("cpu"), flow(1e-4), flow(None)
     ('{0: 1}', 'cpu', '0.0001', 'null')
     """
     return yaml.safe_dump(value, default_flow_style=True, width=1 << 30).removesuffix("...\n").strip()

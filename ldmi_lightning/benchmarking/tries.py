@@ -1,14 +1,19 @@
 """A small budget of settings for each method, tried once for each data set; the best by the method's own rule is taken."""
 
-from collections.abc import Collection, Mapping, Sequence
+import copy
+import itertools
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ldmi_lightning.benchmarking.cells import Cell
-from ldmi_lightning.benchmarking.grid import Grid, ParseFit, configurations, fill_in
+from ldmi_lightning.benchmarking.grid import Grid, fill_in, flow
 from ldmi_lightning.benchmarking.summary import stages_of
 from ldmi_lightning.benchmarking.tables import plain
 from ldmi_lightning.errors import UserError
+
+ParseStage = Callable[[str, Mapping[str, Any], list[str]], dict[str, Any]]
+"""What sets options in the configuration of a stage: from its name, what it is, and words such as ``--model.robust.epochs=2``."""
 
 TUNED = ", tuned"
 """What follows a method's name where its setting was chosen among those tried."""
@@ -47,8 +52,13 @@ class Try:
         return ", ".join(_say(option, value) for option, value in self.setting.items())
 
 
-def tries_of(grid: Grid, cells: Sequence[Cell], parse_fit: ParseFit) -> list[Try]:
+def tries_of(grid: Grid, cells: Sequence[Cell], parse_stage: ParseStage) -> list[Try]:
     """Return the settings that a grid tries, given its cells.
+
+    Args:
+        grid: the grid.
+        cells: its cells.
+        parse_stage: sets options of a stage, which it takes as words, in the stage's whole configuration.
 
     Raises:
         UserError: ``ldmi fit`` refuses one.
@@ -58,14 +68,22 @@ def tries_of(grid: Grid, cells: Sequence[Cell], parse_fit: ParseFit) -> list[Try
         for method, settings in grid.tries.items():
             first = next(cell for cell in cells if (cell.data, cell.method) == (data, method))
             for number, setting in enumerate(settings, 1):
+                config = copy.deepcopy(first.config)
                 try:
-                    (config,) = configurations(grid, data, method, parse_fit, setting, first_alone=True).values()
+                    _set(config["model"]["init_args"], setting, parse_stage)
                 except UserError as error:
                     raise UserError(f"{grid.path}: tries, {data}, {method}: {error}") from error
-                name = f"{method}, try {number}"
-                cell = replace(first, method=name, config=fill_in(config, first.rate, first.seed))
-                found.append(Try(method, setting, cell))
+                found.append(Try(method, setting, replace(first, method=f"{method}, try {number}", config=config)))
     return found
+
+
+def _set(model: dict[str, Any], setting: Mapping[str, Any], parse_stage: ParseStage) -> None:
+    """Set options of stages in the arguments of a model."""
+    for stage, options in itertools.groupby(sorted(setting), key=lambda option: option.split(".")[1]):
+        given = list(options)
+        if model.get(stage) is None:
+            raise UserError(f"--{given[0]}: the method has no stage {stage}.")
+        model[stage] = parse_stage(stage, model[stage], [f"--{option}={flow(setting[option])}" for option in given])
 
 
 def chosen_try(tries: Collection[Try], results: Mapping[str, Mapping[str, Any]]) -> Try | None:

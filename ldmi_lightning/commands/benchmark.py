@@ -40,7 +40,7 @@ A grid, for example; files are looked for around the grid's file, and then in th
   seeds: [1, 2, 3]                            # of the run and of its noise
   options: {model.warmup.epochs: 5}           # of all cells, as for `ldmi fit`
   tries:                                      # none: the settings as they are
-    dmi: {model.robust.loss.memory: [0.9, 0.99]}  # options of the model; all combinations are tried
+    dmi: {model.robust.loss.memory: [0.9, 0.99]}  # options of its stages; all combinations are tried
 """
 
 

@@ -15,6 +15,7 @@ from ldmi_lightning.benchmarking.grid import Grid, ParseFit, expand, read_grid
 from ldmi_lightning.benchmarking.runner import Runner
 from ldmi_lightning.benchmarking.sweep import sweep_config
 from ldmi_lightning.benchmarking.tries import tries_of
+from ldmi_lightning.commands.configuration import parse_stage
 from ldmi_lightning.errors import UserError
 
 
@@ -25,7 +26,7 @@ def run(options: Namespace, parse_fit: ParseFit) -> int:
     grid = read_grid(Path(options.grid))
     roots = data_roots(options.data_root, grid)
     cells = expand(grid, parse_fit)
-    tries = tries_of(grid, cells, parse_fit)
+    tries = tries_of(grid, cells, parse_stage)
     bench = Benchmark(grid, cells, tries, Path(options.output or Path("results") / grid.path.stem))
     if options.sweep is not None:
         return write_sweep(Path(options.sweep), bench.cells, options)

@@ -1,5 +1,6 @@
 """The options of the commands that train and use a model, and the configuration that repeats a run."""
 
+import json
 import warnings
 from collections.abc import Mapping
 from functools import cache, partial
@@ -34,6 +35,7 @@ from ldmi_lightning.commands.parsing import (
 from ldmi_lightning.runs.folder import CONFIG
 from ldmi_lightning.runs.loggers import name_folder
 from ldmi_lightning.training.module import LDMIModule
+from ldmi_lightning.training.stages import Stage
 
 
 def make_parser(command: str) -> Parser:
@@ -158,6 +160,26 @@ def parse_fit(words: list[str]) -> dict[str, Any]:
 @cache
 def _fit_parser() -> Parser:
     return make_parser("fit")
+
+
+def parse_stage(name: str, stage: Mapping[str, Any], words: list[str]) -> dict[str, Any]:
+    """Return a stage with options of it set, as :func:`parse_fit` would have it: alone it is read six times as fast.
+
+    Args:
+        name: of the stage.
+        stage: its whole configuration.
+        words: options, such as ``--model.robust.epochs=2``.
+    """
+    given = in_order(["fit", *words])[1:]
+    config = _stage_parser(name).parse_args([f"--model.{name}={json.dumps(stage)}", *given])
+    return dict(as_plain(_stage_parser(name), config)["model"][name])
+
+
+@cache
+def _stage_parser(name: str) -> Parser:
+    parser = Parser.of("fit", DESCRIPTIONS["fit"])
+    parser.add_argument(f"--model.{name}", type=Stage | None)
+    return parser
 
 
 def write_yaml(config: Mapping[str, Any]) -> str:
