@@ -2,15 +2,15 @@
 
 from collections.abc import Iterable
 
-NAMED = 10
+NAMED = 5
 """So many are named."""
 
 
 def few(names: Iterable[object]) -> str:
     """Return the first names, and how many more there are.
 
-    >>> few("ab"), few(range(12))
-    ('a, b', '0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more')
+    >>> few("ab"), few(range(7))
+    ('a, b', '0, 1, 2, 3, 4 and 2 more')
     """
     said = [str(name) for name in names]
     more = f" and {len(said) - NAMED} more" if len(said) > NAMED else ""

@@ -106,5 +106,5 @@ def test_a_remedy_that_is_in_use_is_not_named_and_other_losses_are_let_be() -> N
         "singular": "50% of the steps had a singular U and taught nothing."
     }
     lost = GOOD._replace(missing=tuple(range(12)))
-    assert "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more" in complaints(lost, Steps(0.0, 0.0, 0.9), 0.5)["missing"]
+    assert "0, 1, 2, 3, 4 and 7 more" in complaints(lost, Steps(0.0, 0.0, 0.9), 0.5)["missing"]
     assert complaints(lost, Steps(flipped=0.5), 0.5) == {}

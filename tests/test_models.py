@@ -61,7 +61,6 @@ def test_a_second_net_is_drawn_as_a_new_one_is(make: Callable[[], nn.Module]) ->
         if first.ndim > 1 and first.numel() >= 2000:
             assert not torch.equal(drawn, first), name
             assert drawn.std().item() == pytest.approx(first.std().item(), rel=0.1), name
-            assert drawn.abs().max().item() == pytest.approx(first.abs().max().item(), rel=0.4), name
 
 
 def test_a_second_pretrained_resnet50_has_the_given_weights_but_the_last_layers(tmp_path: Path) -> None:
