@@ -14,7 +14,7 @@ from ldmi_lightning.benchmarking.figure import draw
 from ldmi_lightning.benchmarking.grid import Grid
 from ldmi_lightning.benchmarking.progress import Progress
 from ldmi_lightning.benchmarking.runner import Ended, Runner
-from ldmi_lightning.benchmarking.summary import Spread, summarise
+from ldmi_lightning.benchmarking.summary import Spread, stages_of, summarise
 from ldmi_lightning.benchmarking.tables import comma_separated, markdown, percent
 from ldmi_lightning.benchmarking.tries import TUNED, Try, tuned_cells
 from ldmi_lightning.benchmarking.tries import markdown as settings_tried
@@ -126,8 +126,7 @@ class Benchmark:
         if ended.results is None:
             folder = ended.cell.folder(self.output)
             return f"FAILED: {ended.fault} ({folder / LOG}; to begin it anew, delete its folder)"
-        stages = {name: stage for name, stage in ended.results["stages"].items() if stage is not None}
-        last, stage = list(stages.items())[-1]
+        last, stage = stages_of(ended.results)[-1]
         said = f"{percent(Spread(stage['test_acc'], None))} % ({stage['selected_by']}, epoch {stage['best_epoch']})"
         kept = chosen_of(ended.results)
         if kept is None or kept.stage == last:
