@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ldmi_lightning.commands.mistakes import line_of
 from ldmi_lightning.commands.output import show
-from ldmi_lightning.commands.signals import ENDING, EXIT_CODE, LOST, STOPPED, Stopped
+from ldmi_lightning.commands.signals import ENDING, LOST, Stopped
 from ldmi_lightning.errors import UserError
 
 
@@ -76,9 +76,9 @@ def main(args: list[str] | None = None) -> int:
             raise
         print(f"ldmi: error: {line}", file=sys.stderr)
         return 2
-    except Stopped:
-        print(f"ldmi: {f'error: {LOST}' if ENDING.lost else STOPPED}", file=sys.stderr)
-        return 2 if ENDING.lost else EXIT_CODE
+    except Stopped as stopped:
+        print(f"ldmi: {f'error: {LOST}' if ENDING.lost else stopped}", file=sys.stderr)
+        return 2 if ENDING.lost else 128 + stopped.number
     except KeyboardInterrupt:  # outside of Lightning's loops, which answer it with exit code 1
         print("ldmi: stopped by Ctrl-C.", file=sys.stderr)
         return 128 + signal.SIGINT

@@ -55,6 +55,7 @@ def make_parser(command: str) -> Parser:
     skip = {*LightningCLI.subcommands()[command], "return_predictions"}  # they are written to files
     parser.add_method_arguments(pl.Trainer, command, skip=skip)
     if command == "fit":
+        parser.add_argument("--run_folder", type=str | None, default=None, help=RUN["run_folder"].help)
         parser.add_argument(
             "--stage_cache",
             type=str | None,
@@ -125,12 +126,13 @@ def name_run(config: Namespace) -> tuple[str, str]:
 def repeatable(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the configuration that repeats a run, in plain types: where a run was resumed from is no part of it.
 
-    Where stages are shared is a matter of one machine, and unknown to ``ldmi test``:
+    Where it stands and where stages are shared are a matter of one machine, and unknown to ``ldmi test``:
 
-    >>> repeatable({"seed_everything": 1, "ckpt_path": "runs/a/last.ckpt", "stage_cache": "stages"})
+    >>> repeatable({"seed_everything": 1, "ckpt_path": "runs/a/last.ckpt", "run_folder": None, "stage_cache": "stages"})
     {'seed_everything': 1, 'ckpt_path': None}
     """
-    return {key: None if key == "ckpt_path" else value for key, value in config.items() if key != "stage_cache"}
+    kept = {key: value for key, value in config.items() if key not in ("run_folder", "stage_cache")}
+    return {key: None if key == "ckpt_path" else value for key, value in kept.items()}
 
 
 def as_plain(parser: LightningArgumentParser, config: Namespace, skip_link_targets: bool = True) -> dict[str, Any]:

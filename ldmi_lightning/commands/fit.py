@@ -15,6 +15,7 @@ from ldmi_lightning import files, pictures
 from ldmi_lightning.batch import LabelledData
 from ldmi_lightning.callbacks import JointMatrixLogger, WandbRecord
 from ldmi_lightning.checkpoints import read_checkpoint
+from ldmi_lightning.commands.begin_together import BeginTogether
 from ldmi_lightning.commands.configuration import as_plain, in_order, name_run, repeatable, write_yaml
 from ldmi_lightning.commands.description import describe
 from ldmi_lightning.commands.epoch_timer import EpochTimer
@@ -26,7 +27,17 @@ from ldmi_lightning.datamodules import NoisyDataModule
 from ldmi_lightning.datamodules.fold_splits import FOLD
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.runs import outputs, results
-from ldmi_lightning.runs.folder import CONFIG, JOINT, LAST, RESULTS, claim, is_run_folder, make_run_folder
+from ldmi_lightning.runs.folder import (
+    CONFIG,
+    JOINT,
+    LAST,
+    RESULTS,
+    claim,
+    is_run_folder,
+    make_folder,
+    make_run_folder,
+    to_go_on_from,
+)
 from ldmi_lightning.runs.loggers import RunCSVLogger, logger_config, offline_runs, open_wandb
 from ldmi_lightning.runs.outputs import OUTPUTS
 from ldmi_lightning.runs.stage_cache import StageCache, keys_of
@@ -63,24 +74,42 @@ class FitCLI(LDMICLI):
     model: LDMIModule
     plain_config: dict[str, Any]
     """The configuration that repeats the run."""
+    epochs_done = 0
+    """Epochs that this process goes on after."""
 
     def look_for_checkpoint(self) -> None:
         """Look at the checkpoint that is resumed, and choose the run's folder on rank 0, which tells the other ranks."""
         config = self.config
+        if config.run_folder is not None:
+            if config.ckpt_path is not None:
+                raise UserError(
+                    "--run_folder says itself where the run goes on from, and --ckpt_path names another place: give one of "
+                    "the two."
+                )
+            found = to_go_on_from(Path(config.run_folder))
+            config.ckpt_path = None if found is None else str(found)
         if config.ckpt_path is not None:
-            refuse_earlier(Path(config.ckpt_path), read_checkpoint(config.ckpt_path))
+            checkpoint = read_checkpoint(config.ckpt_path)
+            refuse_earlier(Path(config.ckpt_path), checkpoint)
+            self.epochs_done = checkpoint["epoch"] + 1
         self.plain_config = repeatable(as_plain(self.parser, config))  # before the logger is bound to this run's folder
         if config.trainer.fast_dev_run or not is_rank_zero():
             return
         beside = Path(config.ckpt_path).parent if config.ckpt_path else None
-        if beside is not None and is_run_folder(beside):
-            self.run.folder = beside
+        left = beside if beside is not None and is_run_folder(beside) else None
+        if left is not None:
+            folder = left
+        elif config.run_folder is not None:
+            folder = Path(config.run_folder)
+            self.run.made_folder = make_folder(folder)
         else:
-            self.run.folder = make_run_folder(config.trainer.default_root_dir, *name_run(config))
+            folder = make_run_folder(config.trainer.default_root_dir, *name_run(config))
             self.run.made_folder = True
-            write_config(self.run.folder, self.plain_config)
-        self.run.held.enter_context(claim(self.run.folder))
-        config.trainer.logger = logger_config(config.trainer.logger, self.run.folder)
+        self.run.folder = folder
+        self.run.held.enter_context(claim(folder))
+        if left is None:
+            write_config(folder, self.plain_config)
+        config.trainer.logger = logger_config(config.trainer.logger, folder)
 
     def instantiate_classes(self) -> None:
         """Make the objects, and refuse a strategy that the module would refuse, too, but on each rank."""
@@ -91,6 +120,7 @@ class FitCLI(LDMICLI):
     def own_callbacks(self, given: Sequence[Callback]) -> list[Callback]:
         """Save checkpoints, the configuration and U, unless the user has switched it off."""
         config, callbacks = self.config_init.trainer, list[Callback]()
+        callbacks.append(BeginTogether(self.epochs_done, self.config.ckpt_path or self.config.run_folder))
         if not config.fast_dev_run and config.enable_checkpointing is not False:
             callbacks += [StageCheckpoint(self.run.folder, curves=True), EpochTimer()]
         if self.run.folder is not None and not self.run.made_folder:

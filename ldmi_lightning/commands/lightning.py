@@ -10,6 +10,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 from jsonargparse import Namespace
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from lightning_fabric.utilities.rank_zero import rank_zero_only
 from pytorch_lightning.callbacks import Callback, ProgressBar
@@ -25,7 +27,7 @@ from ldmi_lightning.commands.options import DEFAULT_SEED
 from ldmi_lightning.commands.parser import Parser
 from ldmi_lightning.commands.parsing import one_line
 from ldmi_lightning.commands.quiet import quieten
-from ldmi_lightning.commands.signals import ENDING, Stopped
+from ldmi_lightning.commands.signals import ENDING
 from ldmi_lightning.datamodules import NoisyDataModule
 from ldmi_lightning.datamodules.fold_splits import hold_out
 from ldmi_lightning.datamodules.folds import Fold
@@ -140,6 +142,7 @@ class LDMICLI(LightningCLI):
             callbacks.append(progress())
         if config.get("enable_model_summary") is None:
             kwargs["enable_model_summary"] = False
+        kwargs["plugins"] = without_requeue(config.get("plugins"))
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         ENDING.at_work = True
         if trainer.world_size > 1:
@@ -154,6 +157,17 @@ class LDMICLI(LightningCLI):
         """Return what the Trainer's method of the command's name is called with."""
         own = {key: self.config_init[key] for key in TRAINER_ARGUMENTS if key in self.config_init}
         return {"model": self.model, "datamodule": self.datamodule, **own}
+
+
+def without_requeue(plugins: Any) -> Any:
+    """Let a run under SLURM end when it is told to, and leave it to the job's script to put it in the queue again.
+
+    Lightning would save a checkpoint of its own in mid-epoch, which cannot be resumed exactly, and requeue the job itself.
+    """
+    given = [] if plugins is None else plugins if isinstance(plugins, list) else [plugins]
+    if not SLURMEnvironment.detect() or any(isinstance(each, ClusterEnvironment) for each in given):
+        return plugins
+    return [*given, SLURMEnvironment(auto_requeue=False)]
 
 
 def hold_fold_out(data: pl.LightningDataModule, config: Namespace) -> None:
@@ -225,10 +239,10 @@ def carry_out(command: Callable[[Run], None]) -> int:
         command(run)
         failed = False
     except SIGTERMException:
-        raise Stopped from None
+        raise ENDING.stopped from None
     except Exception as error:
-        if ENDING.begun:  # it came in the midst of something that tells of it as a fault of its own
-            raise Stopped from None
+        if ENDING.told:  # it came in the midst of something that tells of it as a fault of its own
+            raise ENDING.stopped from None
         if isinstance(error, UserError | MisconfigurationException | OSError | RuntimeError) and line_of(error):
             run.forget_unused_folder()
         if isinstance(error, MisconfigurationException):

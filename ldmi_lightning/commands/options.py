@@ -62,6 +62,12 @@ RUN = {
         "Checkpoint to use, such as RUN/robust-best.ckpt; RUN/config.yaml is read unless --config is given.",
         ("validate", "test", "predict"),
     ),
+    "run_folder": Option(
+        "--run_folder",
+        "DIR",
+        "Folder of the run: begin there, or go on from the last.ckpt in it. The same command does both.",
+        ("fit",),
+    ),
     "stage_cache": Option(
         "--stage_cache", "DIR", "Folder of finished stages, shared by runs that differ in later ones only.", ("fit",)
     ),

@@ -1,4 +1,7 @@
-"""How a command ends at SIGTERM, and how the processes of a run on several ranks end together.
+"""How a command ends when it is told to, and how the processes of a run on several ranks end together.
+
+SIGTERM tells it, and so do SIGUSR1 and SIGUSR2, by which schedulers announce the end of a job's time: these are passed on as
+SIGTERM, and the exit code says which it was.
 
 Lightning's own handler broadcasts, and waits for ever where one rank alone is signalled; and while PyTorch waits for another
 rank, no handler of Python's runs at all. So a run on several ranks has a thread that hears of the signal in any case, passes
@@ -20,7 +23,8 @@ from typing import Any, NoReturn
 
 from ldmi_lightning.processes import end_with
 
-EXIT_CODE = 128 + signal.SIGTERM
+ANNOUNCED = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+"""What a scheduler sends some time before it ends a job; Windows has neither."""
 GRACE_SECONDS = 10.0
 """So long may a process take to end by itself."""
 PATIENCE_SECONDS = 2.0
@@ -29,32 +33,46 @@ POLL_SECONDS = 0.2
 LAUNCHER = "LDMI_LAUNCHER"
 """Environment variable by which a launched rank knows the process that it must not outlive."""
 
-STOPPED = "stopped by SIGTERM."
 LOST = "Another process of this run has stopped; its own line says why."
 
 Children = MutableSequence["subprocess.Popen[Any]"]
 
 
 class Stopped(SystemExit):
-    """The command was told to end."""
+    """The command was told to end; the exit code is 128 and the number of the signal that told it.
 
-    def __init__(self) -> None:
-        super().__init__(EXIT_CODE)
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+    def __str__(self) -> str:
+        """Say what told it.
+
+        >>> print(Stopped(15), Stopped(15).code)
+        stopped by SIGTERM. 143
+        """
+        return f"stopped by {signal.Signals(self.number).name}."
 
 
 class Ending:
-    """The process's handler of SIGTERM, and the watch over the ranks that it has launched.
+    """The process's handler of the signals that tell it to end, and the watch over the ranks that it has launched.
 
     Attributes:
-        begun: whether the process has been told to end.
+        told: number of the signal that has told the process to end; ``None`` before.
+        begun: whether it is ending by :class:`Stopped`, rather than by Lightning's own means.
         lost: whether that was since a rank that it has launched has died.
         at_work: whether the command has something to put in order before it ends; it ends at once before that.
     """
 
     def __init__(self) -> None:
+        self.told: int | None = None
         self.begun = self.lost = self.at_work = False
         self._deadline = float("inf")
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
         self._hook: Callable[[Any], Any] | None = None
         self._watched: Callable[[], Children] | None = None
         self._wake: socket.socket | None = None
@@ -62,13 +80,16 @@ class Ending:
     # -- the handler --------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> "Ending":
+        self.told = None
         self.begun = self.lost = self.at_work = False
         self._deadline = float("inf")
         if not _in_main_thread():
             return self
-        self._before, self._hook = signal.getsignal(signal.SIGTERM), sys.unraisablehook
-        sys.unraisablehook = self._unraisable
+        self._before = {number: signal.getsignal(number) for number in (signal.SIGTERM, *ANNOUNCED)}
+        self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         self.install()
+        for number in ANNOUNCED:
+            signal.signal(number, self._pass_on)
         self._start_watch()
         if _local_rank() > 0 and (launcher := os.environ.get(LAUNCHER)):
             end_with(int(launcher))
@@ -83,7 +104,8 @@ class Ending:
         if _local_rank() == 0:
             os.environ.pop(LAUNCHER, None)
         sys.unraisablehook, self._hook = self._hook, None
-        signal.signal(signal.SIGTERM, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
     def install(self) -> None:
         """Handle SIGTERM, in the place of whatever did."""
@@ -92,6 +114,7 @@ class Ending:
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Raise :class:`Stopped`, once."""
+        self.told = self.told or number
         ours = signal.getsignal(signal.SIGTERM) is self
         if not ours:
             return  # called by Lightning's own handler, which stops a single process after its batch
@@ -100,7 +123,17 @@ class Ending:
         if not self.begun:
             self.begun = True
             self.hurry()
-            raise Stopped
+            raise self.stopped
+
+    @property
+    def stopped(self) -> Stopped:
+        """What ends the command that has been told to end."""
+        return Stopped(self.told or signal.SIGTERM)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        """Take what a scheduler announces for the end itself."""
+        self.told = self.told or number
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _unraisable(self, found: Any) -> None:
         """End at once where Python has swallowed :class:`Stopped`, as it does in a finaliser."""
@@ -111,10 +144,10 @@ class Ending:
 
     def _end_now(self, lost: bool = False) -> NoReturn:
         """End without the main thread, which may be waiting for something that never comes."""
-        os.write(2, f"ldmi: {f'error: {LOST}' if lost else STOPPED}\n".encode())
+        os.write(2, f"ldmi: {f'error: {LOST}' if lost else self.stopped}\n".encode())
         for child in self._children():
             child.kill()
-        os._exit(2 if lost else EXIT_CODE)
+        os._exit(2 if lost else 128 + self.stopped.number)
 
     # -- the watch ----------------------------------------------------------------------------------------------------
 
@@ -144,9 +177,14 @@ class Ending:
                 child.wait()
 
     def forget(self) -> None:
-        """Let a forked process, such as one that reads data, be ended by SIGTERM without a word to this one."""
+        """Let a forked process, such as one that reads data, be ended by SIGTERM without a word to this one.
+
+        What a scheduler announces to all processes of a job is left to this one, which ends the others.
+        """
         if self._wake is not None:
             signal.set_wakeup_fd(-1)
+            for number in ANNOUNCED:
+                signal.signal(number, signal.SIG_IGN)
         if signal.getsignal(signal.SIGTERM) is self:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
@@ -175,7 +213,9 @@ class Ending:
                 if not told:
                     heard.close()
                     return
-                if signal.SIGTERM in told and self._watched is not None and not woken:
+                signals = {signal.SIGTERM, *ANNOUNCED}.intersection(told)
+                if signals and self._watched is not None and not woken:
+                    self.told = self.told or min(signals - {signal.SIGTERM}, default=signal.SIGTERM)
                     self.hurry()
                     for child in self._children():
                         child.terminate()

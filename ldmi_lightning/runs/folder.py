@@ -42,6 +42,23 @@ def is_run_folder(folder: Path) -> bool:
     return (folder / LAST).is_file()
 
 
+def make_folder(folder: Path) -> bool:
+    """Make the folder that a run was given; return whether it was not there before.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise UserError(
+            f"--run_folder {folder} cannot be made: {error.strerror}. Name one in a folder that you may write to."
+        ) from error
+    return True
+
+
 def make_run_folder(root: str | Path | None, data: str, noise: str) -> Path:
     """Make a new folder for a run; two runs that start in the same second never share one.
 
@@ -69,6 +86,26 @@ def make_run_folder(root: str | Path | None, data: str, noise: str) -> Path:
         else:
             return folder
     raise UserError(f"{parent} holds a thousand runs of this second; set --trainer.default_root_dir.")
+
+
+def to_go_on_from(folder: Path) -> Path | None:
+    """Return the checkpoint from which the run of a folder goes on; ``None`` where it is to begin there.
+
+    Raises:
+        UserError: something else than a run stands there.
+    """
+    if is_run_folder(folder):
+        return folder / LAST
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--run_folder {folder} is a file: name a folder, which need not be there.")
+    if folder.is_dir() and not (folder / CONFIG).is_file():
+        others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        if others:
+            raise UserError(
+                f"--run_folder {folder} holds no run, but {others[0]}: name a folder that is empty or not there, or that of a "
+                "run, which goes on."
+            )
+    return None
 
 
 def claim(folder: Path) -> TextIO:

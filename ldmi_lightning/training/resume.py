@@ -70,7 +70,7 @@ def refuse_another_run(checkpoint: Mapping[str, Any], identity: Mapping[str, Any
         raise UserError(
             f"This run is not the one that the checkpoint comes from: {changed}. Only epochs of a stage not yet "
             "finished, patience, loggers and devices may change. Repeat the setting, or begin a new run without "
-            "--ckpt_path."
+            "--ckpt_path, in a folder of its own."
         )
 
 
