@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ldmi_lightning.commands.mistakes import line_of
-from ldmi_lightning.commands.signals import ENDING, EXIT_CODE, LOST, Ending, Stopped
+from ldmi_lightning.commands.signals import ENDING, LOST, Ending, Stopped
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds processes in /proc")
 
@@ -196,7 +196,7 @@ def test_a_command_in_one_process_stops_with_one_line_before_it_trains(tmp_path:
         run.terminate()
         assert run.stderr is not None
         assert run.stderr.read() == "ldmi: stopped by SIGTERM.\n"
-    assert run.returncode == EXIT_CODE
+    assert run.returncode == 128 + signal.SIGTERM
 
 
 def test_the_handler_raises_once_and_leaves_the_former_one_behind() -> None:
@@ -209,6 +209,20 @@ def test_the_handler_raises_once_and_leaves_the_former_one_behind() -> None:
         assert ENDING.begun
     assert signal.getsignal(signal.SIGTERM) is before
     assert "LDMI_LAUNCHER" not in os.environ
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGUSR2])
+def test_what_a_scheduler_announces_ends_a_command_and_its_exit_code_says_what_it_was(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with ENDING:
+        ENDING.at_work = True
+        with pytest.raises(Stopped, match=f"stopped by {number.name}") as stopped:
+            signal.raise_signal(number)  # and it is passed on as SIGTERM
+        assert stopped.value.code == 128 + number
+        if (reader := os.fork()) == 0:  # as a loader's worker is
+            os._exit(0 if signal.getsignal(number) == signal.SIG_IGN else 1)
+        assert os.waitpid(reader, 0)[1] == 0, "what is announced to a whole job must not kill its workers"
+    assert signal.getsignal(number) is before
 
 
 def test_a_handler_that_calls_ours_is_left_to_stop_the_process_its_own_way() -> None:
@@ -232,7 +246,7 @@ def test_a_process_that_cannot_end_by_itself_is_ended() -> None:
         "            pass\n"
     )
     ended = subprocess.run([sys.executable, "-c", waits], capture_output=True, text=True, timeout=30)
-    assert (ended.returncode, ended.stderr) == (EXIT_CODE, "ldmi: stopped by SIGTERM.\n")
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGTERM, "ldmi: stopped by SIGTERM.\n")
 
 
 def test_a_rank_does_not_outlive_the_process_that_launched_it() -> None:
