@@ -19,10 +19,10 @@ from grids import LDMI, REPO, TINY, table_rows, without_times, write_grid
 from PIL import Image
 from wandb.sdk.launch.sweeps import utils as sweep_utils
 
-from ldmi_lightning.benchmarking import machine
 from ldmi_lightning.benchmarking.cells import Cell
 from ldmi_lightning.benchmarking.progress import Progress
 from ldmi_lightning.commands import main
+from ldmi_lightning.engines import machine
 
 pytestmark = pytest.mark.usefixtures("in_own_folder")
 
@@ -122,7 +122,7 @@ def test_a_failed_cell_stops_no_other_and_torn_results_count_for_nothing(
     assert re.search(r"\[3/3\] digits, pairs, r = 0.6, dmi, seed 1: ", printed)
     assert runs(Path("results/grid")) == before, "what was torn has gone on in its folder"
     (log,) = Path("results/grid").glob("cells/*-dmi-*/fit.log")
-    assert f"--ckpt_path {torn.parent / 'last.ckpt'}" in log.read_text()
+    assert f"--run_folder {torn.parent}" in log.read_text()
     table = Path("results/grid/table.md")
     assert "2 done, 0 missing, 1 failed" in table.read_text()
     assert re.search("- digits-pairs-r0.6-bad-seed1: ldmi: error: .*memory", table.read_text())
@@ -185,7 +185,8 @@ def test_a_killed_grid_goes_on_and_gives_the_same_table(whole: Path) -> None:
     before = kept.stat()
 
     assert main(["benchmark", grid]) == 0
-    assert f"--ckpt_path {checkpoint}" in (checkpoint.parents[1] / "fit.log").read_text()
+    log = (checkpoint.parents[1] / "fit.log").read_text()
+    assert log.count(f"--run_folder {checkpoint.parent}") == 2
     assert kept.stat() == before
     table = Path("results/grid/table.md").read_text()
     assert without_times(table) == without_times((whole / "table.md").read_text())

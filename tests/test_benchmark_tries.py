@@ -16,6 +16,7 @@ from ldmi_lightning.benchmarking.runner import Runner
 from ldmi_lightning.benchmarking.tries import Try, chosen_try, tries_of, tuned_cells
 from ldmi_lightning.commands.configuration import parse_fit as parse
 from ldmi_lightning.commands.configuration import parse_stage
+from ldmi_lightning.engines.local import LocalEngine
 from ldmi_lightning.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("in_own_folder")
@@ -130,7 +131,7 @@ def test_a_grid_is_finished_by_what_its_tries_have_chosen(
         (file,) = cell.folder(Path("out")).glob("*/results.json")
         file.write_text(json.dumps(results.get(cell.name) or results_of(cell, 0.9)))
     bench = Benchmark(read, cells, tries, Path("out"))
-    assert bench.carry_out(None, Runner(Path("out"), 1, {})) == 0
+    assert bench.carry_out(None, Runner(Path("out"), LocalEngine(1), 1, {})) == 0
     said = capsys.readouterr().out
     assert "20 cells, 20 finished, 0 to do. Folder: out" in said
     assert "comparison.md: 20 of 20 cells." in said

@@ -17,6 +17,7 @@ from ldmi_lightning.benchmarking.grid import expand, read_grid
 from ldmi_lightning.benchmarking.runner import Runner
 from ldmi_lightning.commands import main
 from ldmi_lightning.commands.configuration import parse_fit
+from ldmi_lightning.engines.local import LocalEngine
 
 pytestmark = pytest.mark.usefixtures("hub_of_its_own", "at_home")
 
@@ -169,10 +170,9 @@ def test_a_grid_on_features_gives_its_noise_and_finds_its_data(name: str, cells:
     assert len(found) == cells
     cell = found[-1]
     assert cell.config["data"]["init_args"]["noise"]["init_args"].get("rate") == cell.rate
-    cell.folder(tmp_path).mkdir(parents=True)
-    command = Runner(tmp_path, 1, {cell.data: "/data"})._command(cell)
-    assert command[command.index("--data.data.root") + 1] == "/data"
-    assert "--data.root" not in command
+    words = Runner(tmp_path, LocalEngine(1), 1, {cell.data: "/data"}).work_of(cell).words
+    assert words[words.index("--data.data.root") + 1] == "/data"
+    assert "--data.root" not in words
 
 
 def test_the_key_does_not_hold_where_data_and_features_lie() -> None:

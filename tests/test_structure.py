@@ -19,7 +19,7 @@ ROOMS = {
 MAY_IMPORT = {
     "audit": {"crowds", "csv_file", "errors", "files", "likelihood", "naming", "originals", "pages"},
     "batch": {"errors"},
-    "benchmarking": {"checkpoints", "csv_file", "errors", "files", "noise", "processes", "runs", "transition"},
+    "benchmarking": {"csv_file", "engines", "errors", "files", "noise", "runs", "transition"},
     "callbacks": {"batch", "joint", "naming", "pictures", "ranks"},
     "checkpoints": {"errors", "file_kinds", "pickled"},
     "condensed": set(),
@@ -31,6 +31,7 @@ MAY_IMPORT = {
         *("noise", "originals", "ranks", "saying", "seeding"),
     },
     "decisions": {"errors"},
+    "engines": {"checkpoints", "errors", "files", "processes", "runs"},
     "errors": set(),
     "estimator": {"audit", "datamodules", "errors", "likelihood", "losses", "method", "methods", "training"},
     "export": {"datamodules", "errors", "files", "inputs", "method"},

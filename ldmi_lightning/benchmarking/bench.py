@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmi_lightning import files
-from ldmi_lightning.benchmarking.cells import DEVICE, Cell
+from ldmi_lightning.benchmarking.cells import Cell
 from ldmi_lightning.benchmarking.chosen import chosen_of
 from ldmi_lightning.benchmarking.comparison import comparison
 from ldmi_lightning.benchmarking.figure import draw
@@ -18,6 +18,7 @@ from ldmi_lightning.benchmarking.summary import Spread, stages_of, summarise
 from ldmi_lightning.benchmarking.tables import comma_separated, markdown, percent
 from ldmi_lightning.benchmarking.tries import TUNED, Try, tuned_cells
 from ldmi_lightning.benchmarking.tries import markdown as settings_tried
+from ldmi_lightning.engines.work import DEVICE
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.runs.folder import LOG
 
@@ -110,6 +111,9 @@ class Benchmark:
         progress.show()
         with contextlib.closing(runner.run(to_do, _say_what_it_waits_for)) as ends:
             for ended in ends:
+                if ended.again:
+                    progress.again(ended.cell, ended.fault)
+                    continue
                 self._note(ended)
                 self.write_tables()
                 progress.end(ended.cell, self._outcome(ended), failed=ended.results is None)

@@ -14,9 +14,6 @@ import yaml
 from ldmi_lightning.runs.configuration import SHOWN_AND_KEPT, stages_in, without_stages
 from ldmi_lightning.runs.folder import CONFIG, RESULTS
 
-DEVICE = "device.txt"
-"""Says in words what a cell's run was carried out on."""
-
 OF_DATA = {"root", "cache", "num_workers"}
 AS_BEFORE = {"decay_norms_and_biases": True, "interval": "epoch"}
 """Options that are younger than published results, and the value that leaves a run as it was without them."""

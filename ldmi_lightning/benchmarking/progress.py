@@ -35,6 +35,11 @@ class Progress:
             self.clear()
             print(f"[{ended}/{self.total}] {cell}: {said}{left}", flush=True)
 
+    def again(self, cell: Cell, fault: str) -> None:
+        """Tell of a cell whose worker has died, and which is given out again."""
+        self.clear()
+        print(f"{cell}: {fault}; it is given out again, and goes on from its last whole epoch.", flush=True)
+
     def show(self, left: str = "") -> None:
         """Write the line of a terminal."""
         if self.rewrites:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ldmi_lightning.commands.engine_options import OPTIONS, add_engine_options, check_engine_options
 from ldmi_lightning.commands.options import FOLDS
 from ldmi_lightning.commands.output import show
 from ldmi_lightning.errors import UserError
@@ -31,7 +32,7 @@ look at by hand), label_studio.json, summary.json and audit.html; annotators.csv
 votes. All other options are those of `ldmi fit`.
 """
 
-OF_FOLDS = ("folds", "group", "jobs")
+OF_FOLDS = ("folds", "group", "jobs", "engine", *OPTIONS)
 OF_PROBABILITIES = ("labels", "class_names", "outputs")
 
 
@@ -74,7 +75,7 @@ def parser() -> AuditParser:
         help="what keeps rows in one fold, such as photos of one person: a column of the data's table, or a CSV file of "
         "index,group",
     )
-    folds.add_argument("--jobs", type=int, metavar="N", help="number of runs at a time (default: 1)")
+    add_engine_options(made)
     outputs = made.add_argument_group("outputs of anybody's model")
     outputs.add_argument("--probabilities", metavar="P.npy", help="probabilities of the classes, shape (N, C)")
     outputs.add_argument(
@@ -180,5 +181,4 @@ def check_numbers(options: argparse.Namespace) -> None:
         raise UserError(f"--threshold is a probability, in 0..1, but got {options.threshold:g}.")
     if options.folds is not None and options.folds < 2:
         raise UserError(f"--folds must be at least 2, so that something is left to train on, but got {options.folds}.")
-    if options.jobs is not None and options.jobs < 1:
-        raise UserError(f"--jobs must be at least 1, but got {options.jobs}.")
+    check_engine_options(options)

@@ -24,6 +24,7 @@ from ldmi_lightning.commands.audit_rows import check_whole, joined, rows_of
 from ldmi_lightning.commands.audit_votes import with_votes
 from ldmi_lightning.commands.benchmark_run import stopped_by_sigterm
 from ldmi_lightning.commands.configuration import as_plain, fill_in_seed, in_order, make_parser, parse, repeatable
+from ldmi_lightning.commands.engine_options import engine_of, jobs_of
 from ldmi_lightning.commands.options import FOLDS
 from ldmi_lightning.commands.output import refuse_existing, show
 from ldmi_lightning.commands.parsing import one_line
@@ -62,7 +63,8 @@ def run(options: argparse.Namespace, of_fit: Sequence[str], command: Sequence[st
     dealt_out(data, Fold(1, folds, config["seed_everything"], group))  # refused now, and not by each run
     with stopped_by_sigterm():
         try:
-            carry_out(cells, output, options.jobs or 1)
+            with engine_of(options, output) as engine:
+                carry_out(cells, output, Runner(output, engine, jobs_of(options), {}))
         except KeyboardInterrupt as stop:
             print("\nStopped. The same command resumes from here.", flush=True)
             return 128 + int(stop.args[0] if stop.args else signal.SIGINT)
@@ -134,15 +136,18 @@ def name_of(config: Mapping[str, Any], folds: int, group: str | None) -> str:
     return f"{data}-{short_name(noise_in(config), 'Noise')}-{config['seed_everything']}-{key[:8]}"
 
 
-def carry_out(cells: Sequence[Cell], output: Path, jobs: int) -> None:
+def carry_out(cells: Sequence[Cell], output: Path, runner: Runner) -> None:
     """Carry out the runs that are not finished; the first that fails ends the audit."""
     finished = [cell for cell in cells if cell.results(output) is not None]
     to_do = [cell for cell in cells if cell not in finished]
     print(f"{len(cells)} runs, {len(finished)} finished, {len(to_do)} to do. Folder: {output}", flush=True)
     progress = Progress(len(cells), len(finished))
     progress.show()
-    with contextlib.closing(Runner(output, jobs, {}).run(to_do, say_what_it_waits_for)) as ends:
+    with contextlib.closing(runner.run(to_do, say_what_it_waits_for)) as ends:
         for ended in ends:
+            if ended.again:
+                progress.again(ended.cell, ended.fault)
+                continue
             progress.end(
                 ended.cell, "trained" if ended.results else f"FAILED: {ended.fault}", failed=ended.results is None
             )

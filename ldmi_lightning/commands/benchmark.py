@@ -8,6 +8,7 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from ldmi_lightning.commands.engine_options import add_engine_options
 from ldmi_lightning.errors import UserError
 
 DESCRIPTION = """\
@@ -77,7 +78,6 @@ def parser() -> BenchmarkParser:
     )
     made.add_argument("grid", metavar="GRID.yaml", help="the grid, such as configs/grids/quickstart.yaml")
     made.add_argument("--output", metavar="DIR", help="folder of the grid (default: results/GRID)")
-    made.add_argument("--jobs", type=int, default=1, metavar="N", help="number of runs at a time (default: 1)")
     made.add_argument(
         "--data_root",
         action="append",
@@ -92,4 +92,5 @@ def parser() -> BenchmarkParser:
         metavar="FILE",
         help="write the grid as a W&B sweep, of which each run of `wandb agent`, on any machine, carries out one cell",
     )
+    add_engine_options(made)
     return made

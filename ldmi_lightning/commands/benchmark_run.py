@@ -16,13 +16,13 @@ from ldmi_lightning.benchmarking.runner import Runner
 from ldmi_lightning.benchmarking.sweep import sweep_config
 from ldmi_lightning.benchmarking.tries import tries_of
 from ldmi_lightning.commands.configuration import parse_stage
+from ldmi_lightning.commands.engine_options import check_engine_options, engine_of, jobs_of
 from ldmi_lightning.errors import UserError
 
 
 def run(options: Namespace, parse_fit: ParseFit) -> int:
     """Carry out ``ldmi benchmark`` with its parsed options; see :func:`ldmi_lightning.commands.benchmark.run`."""
-    if options.jobs < 1:
-        raise UserError(f"--jobs must be at least 1, but got {options.jobs}.")
+    check_engine_options(options)
     grid = read_grid(Path(options.grid))
     roots = data_roots(options.data_root, grid)
     cells = expand(grid, parse_fit)
@@ -35,7 +35,8 @@ def run(options: Namespace, parse_fit: ParseFit) -> int:
     chosen = None if options.cell is None else [find_cell(options.cell, bench.cells)]
     with stopped_by_sigterm():
         try:
-            return bench.carry_out(chosen, Runner(bench.output, options.jobs, roots))
+            with engine_of(options, bench.output) as engine:
+                return bench.carry_out(chosen, Runner(bench.output, engine, jobs_of(options), roots))
         except KeyboardInterrupt as stop:
             print("\nStopped. The same command goes on from here.", flush=True)
             return 128 + int(stop.args[0] if stop.args else signal.SIGINT)

@@ -1,0 +1,98 @@
+"""Runs as jobs of SLURM, by ``submitit``; where there is no SLURM, it keeps them on this machine, and says so."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
+
+from ldmi_lightning.engines.work import Outcome, Work, stop
+from ldmi_lightning.errors import UserError
+
+
+class Job:
+    """What a job does; SLURM's announcement of its end puts it in the queue again."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def __call__(self) -> Outcome:
+        """Carry the run out."""
+        self.process = self.work.start()
+        try:
+            return Outcome(self.process.wait())
+        finally:
+            stop(self.process)
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """End the run at its last whole epoch, from which the next job goes on."""
+        stop(self.process)
+        return submitit.helpers.DelayedSubmission(Job(self.work))
+
+
+class SlurmTask:
+    """A run's job."""
+
+    def __init__(self, job: "submitit.Job[Outcome]") -> None:
+        self.job = job
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self.job.done()
+
+    def result(self) -> Outcome:
+        """Wait for its end.
+
+        Raises:
+            RuntimeError: the job was killed.
+        """
+        try:
+            return self.job.result()
+        except (UncompletedJobError, FailedJobError) as error:
+            raise RuntimeError(f"its job {self.job.job_id} has died ({type(error).__name__})") from error
+
+    def cancel(self) -> None:
+        """Cancel it."""
+        self.job.cancel(check=False)
+
+
+class SlurmEngine:
+    """Runs as jobs of SLURM, which all see the folder of the grid.
+
+    Args:
+        folder: of the jobs' own files and logs.
+        cpus: cores of a job.
+        gpus: GPUs of a job.
+        partition: in which they are queued; ``None`` for SLURM's default.
+        minutes: after which SLURM ends a job.
+    """
+
+    shares_disk = True
+
+    def __init__(self, folder: Path, cpus: int, gpus: int, partition: str | None, minutes: int) -> None:
+        self._executor = submitit.AutoExecutor(folder)
+        options: dict[str, Any] = {"name": "ldmi", "timeout_min": minutes, "cpus_per_task": cpus, "gpus_per_node": gpus}
+        if partition is not None:
+            options["slurm_partition"] = partition
+        self._executor.update_parameters(**options)
+
+    def describe(self) -> str:
+        """Say where jobs go."""
+        if self._executor.cluster == "slurm":
+            return "SLURM: each run a job."
+        return "There is no SLURM here (no srun): jobs are processes of this machine, without a queue."
+
+    def submit(self, work: Work, /) -> SlurmTask:
+        """Queue a run.
+
+        Raises:
+            UserError: SLURM refuses the job.
+        """
+        try:
+            return SlurmTask(self._executor.submit(Job(replace(work, folder=work.folder.absolute()))))
+        except FailedSubmissionError as error:
+            raise UserError(f"SLURM refuses the job: {str(error).strip().splitlines()[-1]}") from error
+
+    def shutdown(self) -> None:
+        """Hold nothing: jobs are SLURM's."""
