@@ -111,7 +111,18 @@ def test_a_notebook_whose_cell_fails_stops_the_build(hooks: ModuleType, tmp_path
     ],
 )
 def test_links_to_files_without_a_page_become_their_names(hooks: ModuleType, page: str, text: str, shown: str) -> None:
-    assert hooks.on_page_markdown(text, SimpleNamespace(file=SimpleNamespace(src_uri=page))) == shown
+    assert hooks.on_page_markdown(text, page_of(page)) == shown
+
+
+@pytest.mark.parametrize(("parent", "meta"), [(None, {"hide": ["navigation"]}), ("Guides", {})])
+def test_a_page_that_stands_alone_has_no_menu_beside_it(hooks: ModuleType, parent: str | None, meta: object) -> None:
+    page = page_of("start.md", parent)
+    hooks.on_page_markdown("", page)
+    assert page.meta == meta
+
+
+def page_of(src_uri: str, parent: str | None = "a section") -> SimpleNamespace:
+    return SimpleNamespace(file=SimpleNamespace(src_uri=src_uri), parent=parent, meta={})
 
 
 def test_every_public_name_stands_in_the_api() -> None:

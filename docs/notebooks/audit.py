@@ -28,10 +28,10 @@ print(f"{wrong.sum()} of {len(y)} labels are wrong")
 
 # %%
 found = LDMIClassifier(random_state=0).find_label_issues(X, y, folds=3)
-print(found.sort_values("rank").head().to_string())
+shown = ["rank", "given_label", "predicted_label", "label_quality"]
+print(found.sort_values("rank")[shown].head().to_string())
 print()
-print("wrong:", {name: round(value) for name, value in found.attrs["wrong"].items()})
-print(*textwrap.wrap(found.attrs["advice"], 100), sep="\n")
+print(*textwrap.wrap(found.attrs["advice"], 80), sep="\n")
 
 # %% [markdown]
 # We know the truth here, so the answer can be marked. *Precision* is the share of wrong labels among those that are called
@@ -39,7 +39,8 @@ print(*textwrap.wrap(found.attrs["advice"], 100), sep="\n")
 
 # %%
 called = found["is_label_issue"].to_numpy()
-precision, recall = (called & wrong).sum() / called.sum(), (called & wrong).sum() / wrong.sum()
+precision = (called & wrong).sum() / called.sum()
+recall = (called & wrong).sum() / wrong.sum()
 print(f"precision {precision:.2f}, recall {recall:.2f}")
 assert precision > 0.8
 assert recall > 0.8
@@ -52,7 +53,8 @@ worst = found.sort_values("rank").index[:10]
 figure, axes = plt.subplots(2, 5, figsize=(6, 3), layout="constrained")
 for place, row in zip(axes.flat, worst, strict=True):
     place.imshow(X[row].reshape(8, 8), cmap="gray_r")
-    place.set_title(f"called {y[row]}, is {found['predicted_label'][row]}?", fontsize=8)
+    guess = found["predicted_label"][row]
+    place.set_title(f"called {y[row]}, is {guess}?", fontsize=8)
     place.axis("off")
 
 # %% [markdown]

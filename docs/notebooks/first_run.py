@@ -16,7 +16,8 @@ from ldmi_lightning.models import DigitsCNN
 from ldmi_lightning.noise import ClassDependentNoise
 
 pl.seed_everything(1, verbose=False)
-data = DigitsDataModule(noise=ClassDependentNoise(rate=0.6, flips={9: 1, 2: 0, 4: 7, 3: 5}))
+noise = ClassDependentNoise(rate=0.6, flips={9: 1, 2: 0, 4: 7, 3: 5})
+data = DigitsDataModule(noise=noise)
 
 # %% [markdown]
 # The noise turns 60 % of the nines into ones, of the twos into zeros, and so on, in the training and the validation set.
@@ -33,7 +34,8 @@ def adam(params):
 warmup = Stage(CELoss(), epochs=20, optimizer=adam)
 robust = Stage(DMILoss(memory=0.9), epochs=30, optimizer=adam)
 module = LDMIModule(DigitsCNN(10), num_classes=10, warmup=warmup, robust=robust)
-trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+quiet = {"enable_progress_bar": False, "enable_model_summary": False}
+trainer = pl.Trainer(accelerator="cpu", logger=False, **quiet)
 trainer.fit(module, data)
 
 # %% [markdown]
@@ -42,7 +44,8 @@ trainer.fit(module, data)
 # %%
 print("kept:", module.chosen)
 for each in module.choice:
-    print(f"{each['stage']} against {each['against']}: {each['difference']:+.3f} ± {each['standard_error']:.3f}")
+    gain = f"{each['difference']:+.3f} ± {each['standard_error']:.3f}"
+    print(f"{each['stage']} against {each['against']}: {gain}")
 
 # %% [markdown]
 # How well does it do on clean labels, digit by digit?
@@ -59,10 +62,11 @@ counts = np.zeros((10, 10), dtype=int)
 np.add.at(counts, (truth, predicted), 1)
 figure, axes = plt.subplots(figsize=(3.6, 3.6), layout="constrained")
 axes.imshow(counts, cmap="Blues")
-axes.set(xlabel="prediction", ylabel="true digit", xticks=range(10), yticks=range(10))
+axes.set(xlabel="prediction", ylabel="true digit")
+axes.set(xticks=range(10), yticks=range(10))
 for (row, column), count in np.ndenumerate(counts):
-    if count:
-        axes.text(column, row, count, ha="center", va="center", color="white" if count > 15 else "black", fontsize=8)
+    colour = "white" if count > 15 else "black"
+    axes.text(column, row, count or "", ha="center", va="center", color=colour)
 
 # %% [markdown]
 # The four digits that were mostly called another are told apart all the same. [Concepts](../concepts.md) says why that

@@ -18,7 +18,9 @@ def on_files(files: Files, config: Any, **_: Any) -> None:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Put the changelog into its page, and show links to files of the repository as their names."""
+    """Put the changelog into its page, show links to files of the repository as their names, and hide a menu of one."""
+    if page.parent is None:
+        page.meta["hide"] = ["navigation"]
     if page.file.src_uri == "changelog.md":
         return (REPO / "CHANGELOG.md").read_text()
     up = "../" * page.file.src_uri.count("/")
