@@ -5,7 +5,8 @@ READY := .venv/.ready
 INSTALLED := build/installed
 QUICK := not slow and not browser and not wheel
 LOWEST := build/lowest
-EXTRAS := crowd,export,tensorboard,timm,transformers
+# All but export, which asks for a newer torch than the rest.
+EXTRAS := crowd,tensorboard,timm,transformers
 WORKERS ?= 2
 ARGS ?=
 
