@@ -3,11 +3,16 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(
 BIN := .venv/bin
 READY := .venv/.ready
 INSTALLED := build/installed
+QUICK := not slow and not browser and not wheel
+LOWEST := build/lowest
+# All but export, which asks for a newer torch than the rest.
+EXTRAS := crowd,tensorboard,timm,transformers
 WORKERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test slow browser kills errors gpu overhead lint format format-check types doctest structure bench check clean
+.PHONY: help quickstart test slow browser wheel lowest kills errors gpu overhead lint format format-check installed types docs
+.PHONY: doctest structure bench check clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -23,13 +28,26 @@ quickstart: $(READY)  ## Train CE, then L_DMI, on digits with wrong labels, in u
 	OMP_NUM_THREADS=1 $(BIN)/ldmi fit --config configs/quickstart.yaml $(ARGS)
 
 test: $(READY)  ## Run the tests in two processes (WORKERS=N; ARGS="-k name" for some)
-	$(BIN)/python -m pytest -m "not slow and not browser" -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m "$(QUICK)" -n $(WORKERS) --dist loadfile $(ARGS)
 
 slow: $(READY)  ## Run the proofs that take many minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 browser: $(READY)  ## Look at the pages in headless Chromium (where it is installed)
 	$(BIN)/python -m pytest -m browser $(ARGS)
+
+wheel: $(READY)  ## Build the wheel, and run the quickstart from it in an empty environment
+	$(BIN)/python -m pytest -m wheel tests/test_wheel.py $(ARGS)
+
+lowest:  ## Run the tests with the lowest versions that pyproject.toml allows, in build/lowest
+	rm -rf $(LOWEST)
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/uv pip compile --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --extra $(EXTRAS) \
+	  --output-file $(LOWEST)/versions.txt pyproject.toml
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/versions.txt \
+	  --editable '.[$(EXTRAS)]' build hypothesis pytest pytest-timeout pytest-xdist setuptools
+	$(LOWEST)/bin/python -m pytest -W default -m "$(QUICK)" -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(READY)  ## Lint
 	$(BIN)/ruff check .
@@ -40,10 +58,15 @@ format: $(READY)  ## Format the code
 format-check: $(READY)  ## Check the format
 	$(BIN)/ruff format --check .
 
-types: $(READY)  ## Check types on an installed copy
+installed: $(READY)
 	@rm -rf $(INSTALLED) build/lib build/bdist*
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --target $(INSTALLED) .
+
+types: installed  ## Check types on an installed copy
 	cd $(INSTALLED) && ../../$(BIN)/mypy --config-file ../../pyproject.toml --package ldmi_lightning
+
+docs: installed  ## Build the documentation site into build/site; a dead link or a missing docstring fails
+	OMP_NUM_THREADS=1 NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 doctest: $(READY)  ## Run the examples in the docstrings, on the installed names
 	$(BIN)/python -m pytest -q --doctest-modules --pyargs ldmi_lightning ldmi_lightning.datamodules ldmi_lightning.models
@@ -69,7 +92,7 @@ overhead: $(READY)  ## Compare fit with a hand-written loop (ARGS="--root FOLDER
 bench: $(READY)  ## Compare the resident data path with a per-sample pipeline (ARGS="--root FOLDER" for real data)
 	$(BIN)/python benchmarks/data_path.py $(ARGS)
 
-check: test lint format-check types doctest structure  ## Everything that CI runs
+check: test lint format-check types docs doctest structure  ## Everything that CI runs
 
 clean:  ## Remove what was built; .venv and runs stay
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

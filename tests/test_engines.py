@@ -211,6 +211,7 @@ def environment(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[dict
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds workers in /proc")
 @pytest.mark.parametrize(("environment", "engine"), [(name, name) for name in WORKERS], indirect=["environment"])
 def test_a_grid_has_one_table_on_all_engines_also_where_a_worker_is_killed(

@@ -20,6 +20,8 @@ PAGES = {
 RUNS = {"README.md": 1, "CONTRIBUTING.md": 0, "command-line.md": 0, "data.md": 1, "methods.md": 3, "noise.md": 0}
 RUNS |= {"audit.md": 0, "crowds.md": 0, "when-it-helps.md": 0, "export.md": 1, "report.md": 0}
 RUNS |= {"features.md": 0, "own-data.md": 0, "python.md": 4, "runs.md": 0, "wandb.md": 0}
+RUNS |= {"start.md": 0, "concepts.md": 0, "index.md": 0, "changelog.md": 0}
+UNNAMED = {"README.md", "index.md", "changelog.md"}  # pages that README need not name
 QUICK = ["--model.warmup.epochs", "1", "--model.robust.epochs", "1", "--trainer.enable_progress_bar", "false"]
 QUICK += ["--trainer.logger", "false"]
 
@@ -121,7 +123,7 @@ def test_readme_is_short_and_names_every_page() -> None:
     lines = PAGES["README.md"].splitlines()
     assert len(lines) <= 220
     assert [line for line in lines if len(line) > 120 and not line.startswith("|")] == []
-    assert [page for page in RUNS if page != "README.md" and page not in PAGES["README.md"]] == []
+    assert [page for page in RUNS if page not in UNNAMED and page not in PAGES["README.md"]] == []
 
 
 def test_a_page_says_what_it_answers_in_its_first_line() -> None:
