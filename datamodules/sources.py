@@ -31,12 +31,14 @@ class Rows(NamedTuple):
         labels: the labels as given; ``None`` where there is no such column.
         files: what each file holds of it, where they are CSV.
         notes: what was found out about them, to say it.
+        paths: of the parquet files that hold it, in the order of the rows; empty where it is stored otherwise.
     """
 
     data: Any
     labels: GivenLabels | None
     files: Mapping[str, CSVColumns]
     notes: list[str]
+    paths: Sequence[str] = ()
 
     def where(self, rows: Sequence[int]) -> str:
         """Name the places of some rows, at most five of them."""
@@ -264,12 +266,16 @@ def _from_dataset(data: Any, files: Sequence[str], split: str, wanted: Wanted) -
         column = data[wanted.label][:] if categories is None else categories
         # Class names that are given are other names for the classes that are numbered.
         labels = given_labels(column, what, names if wanted.class_names is None else None)
-    return Rows(data, labels, {}, [])
+    return Rows(data, labels, {}, [], files if _are_parquet(files) else ())
+
+
+def _are_parquet(files: Sequence[str]) -> bool:
+    return bool(files) and all(path.endswith(PARQUET) and Path(path).is_file() for path in files)
 
 
 def _categories(files: Sequence[str], column: str) -> Any:
     """Return a column of parquet files in which pandas has stored categories, which ``datasets`` forgets; ``None`` for others."""
-    if not files or not all(path.endswith(PARQUET) and Path(path).is_file() for path in files):
+    if not _are_parquet(files):
         return None
     import pyarrow
     import pyarrow.parquet as parquet
