@@ -4,17 +4,19 @@
     python benchmarks/streamed.py --peaks
     python benchmarks/streamed.py
 
-Smooth random JPEG images of 32×32 in ten classes are written to ten parquet shards in ``--folder`` (kept, and used again), or in
-a temporary one. ``datasets`` keeps an Arrow copy of them beside, in which any row is read without the others; an epoch is shuffled
-over all rows.
+Smooth random JPEG images of 32×32 in ten classes are written to ten parquet shards in ``--folder`` (kept, and used again), or
+in a temporary one. ``datasets`` keeps an Arrow copy of them beside, in which any row is read without the others; an epoch is
+shuffled over all rows.
 
 Without an option: images a second and core (the processor's time of all processes, so that other programs do not count) of
-our training batches and of a plain ``DataLoader`` that decodes the same rows with PIL, turn by turn. ``--peaks``: the most private
-memory that an epoch takes, at once, four and sixteen times as many images, each in a process of its own. ``--million``: an epoch of
-a linear probe on a million images: its memory after the first tenth and at its most later on, its rate, and that of decoding alone.
+our training batches and of a plain ``DataLoader`` that decodes the same rows with PIL, turn by turn. ``--peaks``: the most
+private memory that an epoch takes, at once, four and sixteen times as many images, each in a process of its own.
+``--million``: an epoch of a linear probe on a million images: its memory after the first tenth and at its most later on, its
+rate, and that of decoding alone: the same batches from the same workers, of which nothing is made.
 
-Memory is ``RssAnon`` of ``/proc/PID/status``, summed over this process and its workers: what a process has for itself. Pages
-that are mapped from files are not counted, since the system takes them back when it needs them.
+Memory is ``Pss_Anon`` of ``/proc/PID/smaps_rollup``, summed over this process and its workers: what they have for themselves,
+pages that several share counted once. Pages that are mapped from files are not counted, since the system takes them back when
+it needs them.
 """
 
 import argparse
@@ -27,6 +29,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterable
+from itertools import islice
 from multiprocessing import active_children
 from pathlib import Path
 from typing import Any
@@ -45,6 +48,8 @@ from ldmi_lightning.losses import CELoss
 
 CLASSES, SIZE, SHARDS, BATCH_SIZE = 10, 32, 10, 256
 ONCE = 20_000
+MOST = 300
+"""So many batches are read where nothing is trained."""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -87,8 +92,8 @@ def private_memory() -> int:
     """Return bytes of memory that this process and its workers have for themselves."""
     found = 0
     for pid in processes():
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        found += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        found += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss_Anon"))
     return found
 
 
@@ -98,16 +103,13 @@ def spent() -> float:
     return sum(int(each[11]) + int(each[12]) for each in stat) / TICKS
 
 
-def went_through(batches: Iterable[Any], most: int) -> tuple[float, float]:
-    """Read so many batches; return the seconds that passed, and the processor's."""
-    began: tuple[float, float] | None = None
-    for number, _ in enumerate(batches):
-        if began is None:
-            began = time.perf_counter(), spent()  # workers have begun
-        if number == most:
-            break
-    assert began is not None
-    return time.perf_counter() - began[0], spent() - began[1]
+def rates_of(batches: Iterable[Any], most: int) -> tuple[float, float]:
+    """Read so many full batches, or all; return the images for each second that passed, and for each of the processor's."""
+    reading = iter(batches)
+    next(reading)  # workers begin
+    wall, cpu = time.perf_counter(), spent()
+    images = sum(BATCH_SIZE for _ in islice(reading, most))
+    return images / (time.perf_counter() - wall), images / (spent() - cpu)
 
 
 class PlainRows(Dataset[tuple[Tensor, int]]):
@@ -131,14 +133,13 @@ def compare(folder: Path, rounds: int, workers: int) -> None:
     data.setup("fit")
     plain = PlainRows(folder / f"{ONCE}")
     rates: dict[str, list[float]] = {"streamed": [], "DataLoader": []}
-    most = 30
     for number in range(rounds):
         for side in list(rates)[:: -1 if number % 2 else 1]:
             ours = data.train_dataloader()
             loader = ours if side == "streamed" else DataLoader(plain, BATCH_SIZE, shuffle=True, num_workers=workers)
             if loader is ours:
                 ours.set_epoch(number)
-            rates[side].append(most * BATCH_SIZE / went_through(loader, most)[1])
+            rates[side].append(rates_of(loader, MOST)[1])
             data.teardown("fit")
     ours_rate, plain_rate = (statistics.median(each) for each in rates.values())
     ratio = statistics.median(a / b for a, b in zip(*rates.values(), strict=True))
@@ -213,12 +214,11 @@ def million(folder: Path, workers: int, images: int) -> None:
     data = module_of(folder / f"{images}", workers)
     data.setup("fit")
     print(f"set up in {time.perf_counter() - begin:,.0f} s", flush=True)
-    most = 400
 
     def alone() -> tuple[float, float]:
         loader = data.train_dataloader()
         loader.transform = nn.Identity()
-        found = went_through(loader, most)
+        found = rates_of(loader, MOST)
         data.teardown("fit")
         return found
 
@@ -226,7 +226,7 @@ def million(folder: Path, workers: int, images: int) -> None:
     watch = probe_epoch(data)
     after = alone()
     wall, cpu = (watch.steps * BATCH_SIZE / (end - start) for start, end in zip(watch.begin, watch.end, strict=True))
-    wall_alone, cpu_alone = (2 * most * BATCH_SIZE / sum(pair) for pair in zip(before, after, strict=True))
+    wall_alone, cpu_alone = (statistics.mean(pair) for pair in zip(before, after, strict=True))
     tenth = watch.memory[len(watch.memory) // 10]
     later = max(watch.memory[len(watch.memory) // 10 :])
     print(

@@ -9,7 +9,7 @@ from ldmi_lightning.csv_file import CSVColumns, read_csv
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.file_kinds import kind_of_file
 
-from .hub import UnreadableDataset, is_saved, read_dataset, reasons
+from .hub import UnreadableDataset, is_saved, read_dataset, reasons, shard_at_fault
 from .labels import GivenLabels, given_labels
 from .own_data import shorten
 
@@ -149,7 +149,12 @@ def read_file(file: str, split: str, wanted: Wanted) -> Rows:
         )
     if kind := kind_of_file(path):
         raise UserError(f"{file} is {kind}.")
-    return _from_dataset(_load_files(builder, [file]), [file], split, wanted)
+    try:
+        data = _load_files(builder, [file])
+    except UnreadableDataset:
+        _refuse_shards(builder, {split: [file]})
+        raise
+    return _from_dataset(data, [file], split, wanted)
 
 
 def read_splits(source: str, subset: str | None, wanted: Wanted) -> dict[str, Rows]:
@@ -171,6 +176,7 @@ def read_splits(source: str, subset: str | None, wanted: Wanted) -> dict[str, Ro
     try:
         data = read_dataset(source, subset)
     except UnreadableDataset:
+        _refuse_shards(kind, files)
         if kind is None or "train" not in files or len(files) == 1:
             raise
         data = {name: _load_files(kind, paths) for name, paths in files.items()}  # whose columns may differ
@@ -222,6 +228,13 @@ def _local_files(source: str, subset: str | None) -> tuple[dict[str, list[str]],
     if kind == "csv" and not all(Path(path).suffix.lower() in CSV and Path(path).is_file() for path in every):
         return {}, None  # compressed, for example: `datasets` knows more about files
     return files, kind
+
+
+def _refuse_shards(kind: str | None, files: Mapping[str, Sequence[str]]) -> None:
+    """Raise if a parquet file of a split is what cannot be read."""
+    for paths in files.values() if kind == "parquet" else ():
+        if _are_parquet(paths) and (fault := shard_at_fault(paths)) is not None:
+            raise UserError(f"{fault}. Repair it, or take it out of --data.source.")
 
 
 def _load_files(builder: str, paths: Sequence[str]) -> Any:

@@ -57,7 +57,7 @@ class TextRows(Streamed):
 
     def __add__(self, other: "TextRows") -> "TextRows":
         """Return the rows of two splits of one table, one after the other."""
-        return self.but(rows=np.concatenate([self.rows, other.rows]))
+        return self.but(rows=np.concatenate([self.rows, other.rows]), width=max(self.width, other.width))
 
     def encoded_by(
         self, encode: Callable[[Texts], tuple[Any, int]], *, width: int = 0, how: str = "", cut: str = ""
