@@ -48,8 +48,9 @@ from ldmi_lightning.losses import CELoss
 
 CLASSES, SIZE, SHARDS, BATCH_SIZE = 10, 32, 10, 256
 ONCE = 20_000
-MOST = 300
-"""So many batches are read where nothing is trained."""
+COMPARED, ALONE = 60, 300
+"""So many batches are read where sides are compared (fewer than there are: workers that have ended are not counted), and of
+decoding alone."""
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -139,7 +140,7 @@ def compare(folder: Path, rounds: int, workers: int) -> None:
             loader = ours if side == "streamed" else DataLoader(plain, BATCH_SIZE, shuffle=True, num_workers=workers)
             if loader is ours:
                 ours.set_epoch(number)
-            rates[side].append(rates_of(loader, MOST)[1])
+            rates[side].append(rates_of(loader, COMPARED)[1])
             data.teardown("fit")
     ours_rate, plain_rate = (statistics.median(each) for each in rates.values())
     ratio = statistics.median(a / b for a, b in zip(*rates.values(), strict=True))
@@ -188,6 +189,7 @@ def print_peak(folder: Path, images: int, workers: int) -> None:
 def peaks(folder: Path, workers: int) -> None:
     """Print the peak memory at once, four and sixteen times the data."""
     for times in (1, 4, 16):
+        datasets.load_dataset(str(write_shards(folder, times * ONCE)))  # here, so that it does not count
         command = [
             sys.executable,
             __file__,
@@ -218,7 +220,7 @@ def million(folder: Path, workers: int, images: int) -> None:
     def alone() -> tuple[float, float]:
         loader = data.train_dataloader()
         loader.transform = nn.Identity()
-        found = rates_of(loader, MOST)
+        found = rates_of(loader, ALONE)
         data.teardown("fit")
         return found
 
