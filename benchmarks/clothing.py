@@ -28,8 +28,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from ldmi_lightning.datamodules import Clothing1MDataModule
+from ldmi_lightning.datamodules.image_files import ImageFiles
 from ldmi_lightning.datamodules.loaders import Split
-from ldmi_lightning.datamodules.streamed import ImageFiles, StreamedLoader
+from ldmi_lightning.datamodules.streamed import StreamedLoader
 
 IMAGES, BATCH_SIZE = 192, 64
 

@@ -8,13 +8,14 @@
 One process, one thread, no workers; both sides take turns in each round, and a ratio is the median over the rounds of the
 processor's time, so that other programs do not count. The PIL side holds decoded images and transforms one after the other
 in ``__getitem__``; it pays for no file and no decoding. Clothing1M, where both sides read JPEG files, stands in
-``clothing.py``, noise in ``noise.py``; this script runs them too.
+``clothing.py``, parquet images in ``streamed.py``, noise in ``noise.py``; this script runs them too.
 """
 
 import argparse
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -268,6 +269,10 @@ def main() -> None:
         print(f"{name:24}{rate:16,.0f}{ratio:16.1f}{DEMANDS[name]:10}")
     found = clothing.clothing1m(options.rounds, f"{options.root}/cats_vs_dogs" if options.root else None)
     print("Clothing1M: " + ", ".join(f"{key} {value:,.4g}" for key, value in found.items()) + " (demands: 2.2, 3.5)")
+    with tempfile.TemporaryDirectory() as folder:
+        for what in ([], ["--peaks"]):
+            command = [sys.executable, str(Path(__file__).with_name("streamed.py")), "--folder", folder, *what]
+            print(subprocess.run(command, capture_output=True, text=True, check=True).stdout, end="")
     rate, ready = text_batches(options.root, options.rounds)
     print(f"MR: {rate:,.0f} sentences a second; vocabulary and tokens in {ready:.2f} s")
     for num_classes in noise.CLASSES:

@@ -1,6 +1,7 @@
 """NoisyDataModule: splits, noise, loaders, fingerprints and errors of all data sets."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 from weakref import WeakSet
 
@@ -15,12 +16,12 @@ from ldmi_lightning.noise import Noise, NoNoise, fingerprint, report
 from ldmi_lightning.seeding import base_seed, derived_seed
 
 from .checks import check_inputs, check_labels, one_tensor
-from .fingerprints import SIZES, described, inputs_digest, split_digest
+from .fingerprints import LOOKED_AT, described, inputs_digest, split_digest
 from .fold_splits import FOLD, fold_identity, without_fold
 from .folds import Fold
 from .known_inputs import KnownInputs
 from .loaders import IndexLoader, ResidentLoader, Split
-from .streamed import ImageFiles, StreamedLoader
+from .streamed import Streamed, StreamedLoader
 from .votes import item_names, votes_on, with_labels
 
 
@@ -30,7 +31,7 @@ class Examples(NamedTuple):
     Attributes:
         x: inputs, shape ``(N, ...)``: uint8 images ``(N, C, H, W)``, integer tokens ``(N, L)`` or floats, held in memory; a
             tuple or dict of such tensors, such as token ids and attention mask; or
-            :class:`~ldmi_lightning.datamodules.streamed.ImageFiles`, which are read batch by batch.
+            :class:`~ldmi_lightning.datamodules.streamed.Streamed`, which are read batch by batch.
         y: labels as the data set gives them, shape ``(N,)``: what noise is applied to.
         index: position of each sample in the ORIGINAL data set, shape ``(N,)``.
     """
@@ -64,6 +65,8 @@ class NoisyDataModule(KnownInputs):
     """The splits whose labels the noise is applied to."""
     num_workers: int = 0
     """Processes that read a streamed data set; resident data needs none."""
+    sources: Mapping[str, Streamed] = MappingProxyType({})
+    """What tells the inputs of a split from others, where they may be streamed or not: a run may go on either way."""
     fold: Fold | None = None
     """The fold that is held out: see :func:`~ldmi_lightning.datamodules.fold_splits.hold_out`."""
 
@@ -194,12 +197,12 @@ class NoisyDataModule(KnownInputs):
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of the training and validation inputs; of images read from files, their names and sizes."""
-        return inputs_digest(self.splits)
+        return self._inputs_digest(None)
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same when a run is resumed: batches, noise, inputs, split, transforms and class names.
 
-        Known after ``setup``. Of images read from files the names count, and the sizes of a thousand of them.
+        Known after ``setup``. Of images that may be streamed a thousand are looked at, and all names of files.
         """
         if self._identity is None:
             noise = self.noise_report()
@@ -209,11 +212,14 @@ class NoisyDataModule(KnownInputs):
                 **{f"data.noise ({key})": noise[key] for key in ("injector", "seed", "requested_rate", "sha256")},
                 "data.class_names": [str(name) for name in self.class_names],
                 "data (split, SHA-256)": split_digest(self.splits),
-                "data (inputs of --data.root, SHA-256)": inputs_digest(self.splits, sizes=SIZES),
+                "data (inputs of --data.root, SHA-256)": self._inputs_digest(LOOKED_AT),
                 "data (training transform)": described(self.train_transform()),
                 "data (transform)": described(self.eval_transform()),
             }
         return self._identity
+
+    def _inputs_digest(self, most: int | None) -> str:
+        return inputs_digest({name: self.sources.get(name, split.x) for name, split in self.splits.items()}, most)
 
     def class_counts(self, split: str) -> Tensor:
         """Count the labels to learn from in a split, shape ``(C,)``."""
@@ -287,7 +293,7 @@ class NoisyDataModule(KnownInputs):
             "world_size": trainer.world_size if trainer is not None else 1,
             "device": device,
         }
-        if isinstance(split.x, ImageFiles):
+        if isinstance(split.x, Streamed):
             stream = StreamedLoader(split, self.batch_size, transform, num_workers=self.num_workers, **place)
             self._streams.add(stream)
             return stream

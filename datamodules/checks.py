@@ -22,8 +22,8 @@ def one_tensor(x: Any, noise: Noise) -> Tensor:
             "Choose a noise that depends on the class alone, or LabelFileNoise."
         )
     raise UserError(
-        f"{type(noise).__name__} needs all inputs in memory, but this data set's images are read from files. Choose a noise "
-        "that depends on the class alone, or LabelFileNoise."
+        f"{type(noise).__name__} needs all inputs in memory, but this data set's are read batch by batch. Choose a noise "
+        "that depends on the class alone, or LabelFileNoise; data of your own is held in memory with --data.streamed false."
     )
 
 

@@ -1,6 +1,5 @@
 """Clothing1M: a million photographs of clothes whose labels were taken from the text around them."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,8 +13,9 @@ from ldmi_lightning.noise import Noise
 from .base import Examples, NoisyDataModule
 from .checks import check_labels
 from .clothing1m_lists import NAMES, Labels, read_lists
+from .image_files import ImageFiles
 from .splits import shuffled_by_class
-from .streamed import ImageFiles
+from .streamed import reading_processes
 from .transforms import IMAGENET_MEAN, IMAGENET_STD, CenterCrop, Normalise, RandomCrop, RandomFlip
 
 
@@ -42,7 +42,7 @@ class Clothing1MDataModule(NoisyDataModule):
             number for so many of each. Later papers (DivideMix and others) balance so. Theirs is drawn anew for each
             epoch, this one once, and it is the same in every run.
         cache: folder for images of 256×256, a quarter of the data set's size, which are kept there when they are first
-            read; see :class:`~ldmi_lightning.datamodules.streamed.ImageFiles`.
+            read; see :class:`~ldmi_lightning.datamodules.image_files.ImageFiles`.
         skip_broken: leave images that cannot be read out of their batches, naming and counting them, rather than end the
             run at the first.
         num_workers: processes that read, on each device; by default one for each core but one, and no more than 8.
@@ -67,10 +67,8 @@ class Clothing1MDataModule(NoisyDataModule):
         super().__init__(len(NAMES), NAMES, noise, batch_size, root)
         if not isinstance(balanced, bool) and balanced < 1:
             raise UserError(f"--data.balanced must be true, false or at least 1, but got {balanced}.")
-        if num_workers is not None and num_workers < 0:
-            raise UserError(f"--data.num_workers must be at least 0, but got {num_workers}.")
         self.balanced, self.cache, self.skip_broken = balanced, cache, skip_broken
-        self.num_workers = min(8, _cores() - 1) if num_workers is None else num_workers
+        self.num_workers = reading_processes(num_workers)
 
     def labels_are_true(self, split: str) -> bool:
         """Whether a split's labels were made by hand: those of training come from the text around the images."""
@@ -146,7 +144,3 @@ def _make_folder(cache: str) -> None:
         Path(cache).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--data.cache {cache} cannot be made a folder ({error.strerror}). Choose another.") from error
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

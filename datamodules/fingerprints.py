@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,29 +10,29 @@ from torch import Tensor, nn
 from ldmi_lightning.inputs import tensors_in
 
 from .loaders import Split
-from .streamed import ImageFiles
+from .streamed import Streamed
 
-SIZES = 1000
-"""Of so many image files, spread over a split, the size counts where a run is told from another."""
+LOOKED_AT = 1000
+"""So many of the images of a split that may be streamed, spread over it, are looked at where a run is told from another."""
 TRAINED_ON = ("train", "val")
 
 
-def inputs_digest(splits: Mapping[str, Split], sizes: int | None = None) -> str:
-    """Return the SHA-256 of the training and validation inputs; of images read from files, their names and sizes.
+def inputs_digest(inputs: Mapping[str, Any], most: int | None = None) -> str:
+    """Return the SHA-256 of the training and validation inputs; of streamed ones, of what tells them from others.
 
     Of a tuple or dict of tensors the places and names count too.
 
     Args:
-        splits: the data.
-        sizes: how many files of a split to ask for their size, which takes a while where there are a million; ``None`` for all.
+        inputs: those of each split, as they are stored, or as they are read.
+        most: how many files or rows of a split to look at, which takes a while where there are a million; ``None`` for all.
     """
     digest = hashlib.sha256()
     for name in TRAINED_ON:
-        x = splits[name].x
-        if isinstance(x, ImageFiles):
-            digest.update(b"\n".join(x.paths.tolist()))
-            for position in range(0, len(x), 1 if sizes is None else 1 + len(x) // sizes):
-                digest.update(b"%d\n" % x.path(position).stat().st_size)
+        x = inputs[name]
+        if isinstance(x, Streamed):
+            digest.update(f"{x.kinds()}\n".encode())
+            for trait in x.traits(most):
+                digest.update(trait)
         else:
             for where, tensor in tensors_in(x, ""):
                 digest.update(f"{where and where + ' '}{tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -73,15 +73,39 @@ def is_saved(source: str) -> bool:
 
 @contextmanager
 def reasons() -> Iterator[None]:
-    """Turn what ``datasets`` raises into :class:`UnreadableDataset`, and let it show no bars."""
+    """Turn what ``datasets`` raises into :class:`UnreadableDataset`, and let it show no bars and log nothing beside."""
     import datasets
 
     datasets.disable_progress_bars()
+    verbosity = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
         yield
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnreadableDataset(reason.rstrip(".")) from error
+    finally:
+        datasets.logging.set_verbosity(verbosity)
+
+
+def shard_at_fault(files: Sequence[str]) -> str | None:
+    """Say which of some parquet files of one split cannot be read, or has other columns than the first; ``None`` for none."""
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    first: list[str] = []
+    for file in files:
+        try:
+            with parquet.ParquetFile(file) as opened:
+                names = opened.schema_arrow.names
+                for _ in opened.iter_batches(batch_size=1000):
+                    pass
+        except (OSError, ValueError, pyarrow.ArrowException) as error:
+            return f"{file} cannot be read ({str(error).splitlines()[0].rstrip('.')})"
+        first = first or names
+        if set(names) != set(first):
+            return f"{file} has the columns {', '.join(names)}, but {files[0]} has {', '.join(first)}"
+    return None
 
 
 def download_command(hub_id: str, folder: str = "FOLDER") -> str:

@@ -1,9 +1,9 @@
 """Any data of images or texts in a file, a folder or on the Hugging Face hub, in a column beside one of labels."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,20 +24,10 @@ from .own_data import OwnData, check_class_names, normalise_images, shorten
 from .shown import texts_by_index
 from .sources import AnyColumn, Rows, Wanted, is_name_on_the_hub, read_file, read_splits
 from .splits import SPLITS, fill_splits
-from .text import VOCAB_SIZE, TextDataModule, check_texts
+from .streamed import Streamed, reading_processes
+from .table_inputs import READ_WHOLE, Predicted, Table, image_rows, text_rows
+from .text import LONGEST, VOCAB_SIZE, TextDataModule
 from .unlabelled import Labelled, without_unlabelled
-
-
-class Predicted(NamedTuple):
-    """What ``ldmi predict`` predicts where it is not the test split as it is tested on.
-
-    Attributes:
-        table: a ``datasets.Dataset`` of the inputs; ``None`` where the source has no test split.
-        first: original index of the first row.
-    """
-
-    table: Any
-    first: int
 
 
 class HFDataModule(OwnData, TextDataModule):
@@ -46,7 +36,8 @@ class HFDataModule(OwnData, TextDataModule):
     The source's own train, validation and test split are used; what is missing comes out of the train split by a seed, and so
     does what takes the place of a split without labels. A sample's original index counts through the source's splits, one
     after the other. Images become uint8 in colour, texts token ids as in
-    :class:`~ldmi_lightning.datamodules.text.TextDataModule`.
+    :class:`~ldmi_lightning.datamodules.text.TextDataModule`. They are held in memory where that takes at most half of what is
+    free, and otherwise read batch by batch, which a line says; the batches are the same.
 
     ``ldmi predict`` predicts all rows of the test split, whether they have labels or not.
 
@@ -74,6 +65,8 @@ class HFDataModule(OwnData, TextDataModule):
         unlabelled: what is done with rows without a label, where others of their split have one: ``"refuse"`` or ``"drop"``.
         clean_labels: take names that differ by blanks or case alone for one class, and words such as ``nan`` for no label.
         encoding: how characters are stored in CSV files.
+        streamed: whether inputs are read batch by batch rather than held in memory; ``None`` where they do not fit.
+        num_workers: processes that decode images then, on each device; by default one for each core but one, at most 8.
     """
 
     def __init__(
@@ -99,6 +92,8 @@ class HFDataModule(OwnData, TextDataModule):
         unlabelled: Literal["refuse", "drop"] = "refuse",
         clean_labels: bool = False,
         encoding: str = "utf-8",
+        streamed: bool | None = None,
+        num_workers: int | None = None,
     ) -> None:
         if (image_column is None) == (text_column is None):
             raise UserError("Name the column of inputs: --data.image_column or --data.text_column, one of the two.")
@@ -137,6 +132,7 @@ class HFDataModule(OwnData, TextDataModule):
         self.image_size = image_size
         self.split_seed = split_seed
         self.augmentation = augmentation
+        self.streamed, self.num_workers = streamed, reading_processes(num_workers)
 
     resizing = "decoded"
 
@@ -165,11 +161,14 @@ class HFDataModule(OwnData, TextDataModule):
         index = np.concatenate([begins[split] + labelled.kept[split] for split in labels])
         whole = all(len(labelled.kept[split]) == len(rows[split].data) for split in labels)
         tables = [rows[split].data if whole else rows[split].data.select(labelled.kept[split]) for split in labels]
-        inputs, y = self._inputs(tables, parts), np.concatenate(list(labels.values()))
+        table = Table(tables, index, [path for split in labels for path in rows[split].paths])
+        inputs, self.sources = self._inputs(table, parts)
+        y = np.concatenate(list(labels.values()))
         if "test" not in rows:
             self._predicted = Predicted(None, 0)
         elif "test" not in labels or len(labels["test"]) < len(rows["test"].data):
-            self._predicted = Predicted(rows["test"].data, int(begins["test"]))
+            every = np.arange(len(rows["test"].data))
+            self._predicted = Predicted(Table([rows["test"].data], every, rows["test"].paths), int(begins["test"]))
         self._rows = None  # texts take memory
         return {split: Examples(inputs[split], y[where], index[where]) for split, where in parts.items()}
 
@@ -203,26 +202,33 @@ class HFDataModule(OwnData, TextDataModule):
     def _add_predicted(self) -> None:
         if self._predicted is None or self._predicted.table is None or "predict" in self.splits:
             return
-        where = np.arange(len(self._predicted.table))
-        inputs = self._inputs([self._predicted.table], {"predict": where})["predict"]
+        where = self._predicted.table.index
+        inputs = self._inputs(self._predicted.table, {"predict": where})[0]["predict"]
         unknown = torch.full((len(where),), -1)
         self.splits["predict"] = Split(inputs, unknown, unknown, torch.from_numpy(where + self._predicted.first))
 
-    def _inputs(self, tables: Sequence[Any], parts: Mapping[str, NDArray[np.int64]]) -> dict[str, Any]:
-        """Return the inputs at positions through all tables."""
+    def _inputs(
+        self, table: Table, parts: Mapping[str, NDArray[np.int64]]
+    ) -> tuple[dict[str, Any], dict[str, Streamed]]:
+        """Return the inputs at positions through a table, and what tells them from others where they may be streamed."""
+        columns = [*self.wanted.columns.values()]
         if self.wanted.kind == "image":
-            import datasets
-
-            column = self.wanted.columns["image_column"]
-            every = datasets.concatenate_datasets([table.select_columns(column) for table in tables])
-            decode = partial(decode_images, every, column, "RGB", size=self.image_size, option="--data.source")
-            return {split: decode(positions=where) for split, where in parts.items()}
-        columns = []
-        for column in self.wanted.columns.values():
-            texts = [text for table in tables for text in table[column][:]]
-            columns.append(check_texts(texts, f"column {column} of {self.source}"))
-        samples: list[Any] = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
-        return self.encode({split: [samples[position] for position in where] for split, where in parts.items()})
+            size = self.image_size or 0
+            rows = image_rows(table, columns[0], parts, size, self.source)
+            if self.streams_images(sum(map(len, parts.values())), size):
+                return {**rows}, {**rows}
+            decode = partial(decode_images, table.whole, columns[0], "RGB", size=size, option="--data.source")
+            return {split: decode(positions=where) for split, where in parts.items()}, {**rows}
+        texts = text_rows(table, columns, parts, self.source)
+        if not table.on_disk:
+            if self.streamed:
+                raise UserError(READ_WHOLE % self.source)
+            return self.encode({split: list(part) for split, part in texts.items()}), {}
+        longest = self.tokenizer.max_tokens if self.tokenizer is not None else LONGEST
+        needed, what = table.bytes_of_texts(columns, longest), f"{len(table.index):,} texts"
+        if self.streams(needed, what, "encoded batch by batch"):
+            return {**self.encode_later(texts)}, {**texts}
+        return self.encode({split: list(part) for split, part in texts.items()}), {**texts}
 
     def _names_from_labels(self) -> list[str]:
         names = names_in(self._labelled().given)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,11 +16,12 @@ from ldmi_lightning.originals import Original
 from ldmi_lightning.saying import say
 
 from .base import Examples
+from .image_files import ImageFiles
 from .image_listing import HIDDEN, describe_copies, entries, list_images
 from .images import SUFFIXES, UnreadableImage, refuse_broken, say_notes
 from .own_data import OwnData, check_class_names, normalise_images, shorten
 from .splits import SPLITS, fill_splits
-from .streamed import ImageFiles
+from .streamed import reading_processes
 
 
 class ImageFolderDataModule(OwnData):
@@ -31,8 +33,9 @@ class ImageFolderDataModule(OwnData):
     two splits or two classes are counted, and stay.
 
     The class names are those of the folders, in alphabetical order. Splits that are not there come out of the train split
-    by a seed. All images are brought to one size and kept in memory, in colour. A sample's original index is its position
-    among all files by split (train, val, test), class and name.
+    by a seed. All images are brought to one size, in colour. They are held in memory where that takes at most half of what is
+    free, and otherwise decoded batch by batch, which a line says; the batches are the same. A sample's original index is its
+    position among all files by split (train, val, test), class and name.
 
     Args:
         root: folder of the images.
@@ -45,6 +48,8 @@ class ImageFolderDataModule(OwnData):
         split_seed: seed of the draw of these shares.
         augmentation: module for uint8 training batches, such as ``RandomFlip``.
         class_names: names of the classes, in the order of the labels, each that of a folder; ``None`` takes all folders by name.
+        streamed: whether images are decoded batch by batch rather than held in memory; ``None`` where they do not fit.
+        num_workers: processes that decode then, on each device; by default one for each core but one, and no more than 8.
     """
 
     resizing = "drafted"
@@ -60,6 +65,8 @@ class ImageFolderDataModule(OwnData):
         split_seed: int = 0,
         augmentation: nn.Module | None = None,
         class_names: list[str] | None = None,
+        streamed: bool | None = None,
+        num_workers: int | None = None,
     ) -> None:
         if image_size < 1:
             raise UserError(f"--data.image_size must be at least 1, but got {image_size}.")
@@ -73,11 +80,12 @@ class ImageFolderDataModule(OwnData):
         self.shares = {"val": val_share, "test": test_share}
         self.split_seed = split_seed
         self.augmentation = augmentation
+        self.streamed, self.num_workers = streamed, reading_processes(num_workers)
         self.folders: dict[str, Path] = {}
         self._images: ImageFiles | None = None
 
     def load(self) -> Mapping[str, Examples]:
-        """Return the splits, decoded."""
+        """Return the splits, decoded or to be decoded."""
         root, left_out = Path(self.root or ""), Counter[str]()
         self.folders = split_folders(root)
         found = {split: self._files(folder, left_out) for split, folder in self.folders.items()}
@@ -94,8 +102,12 @@ class ImageFolderDataModule(OwnData):
         every = np.concatenate(list(labels.values()))
         paths = [path for files in found.values() for _, path in files]
         parts = fill_splits(labels, self.shares, self.split_seed)
-        self._images = ImageFiles([str(path) for path in paths], self.image_size)
-        images = self._decoded(self._images, parts)
+        names = [str(path.relative_to(root)) for path in paths]
+        self._images = ImageFiles(names, self.image_size, root=root, remedy=f"Repair it, or take it out of {root}.")
+        self.sources = {split: self._images[where] for split, where in parts.items()}
+        images: Mapping[str, Any] = self.sources
+        if not self.streams_images(len(paths), self.image_size):
+            images = self._decoded(self._images, parts)
         for line in describe_copies(paths, every, parts, root):
             say(line)
         return {split: Examples(images[split], every[where], where) for split, where in parts.items()}

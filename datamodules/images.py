@@ -65,7 +65,6 @@ def read_image(
     *,
     at_least: int | None = None,
     notes: Counter[str] | None = None,
-    name: str = "",
 ) -> Tensor:
     """Decode an image.
 
@@ -84,7 +83,6 @@ def read_image(
         at_least: height and width below which the image may not come out; a JPEG file of at least twice that is decoded at
             a half, a quarter or an eighth of its size, which is quicker. ``None`` for the image's own size.
         notes: what was done to the image is counted there, in words that follow a number.
-        name: what to call the image in the error, where it is not the file's path.
 
     Returns:
         uint8, shape ``(1, H, W)`` or ``(3, H, W)``.
@@ -103,7 +101,7 @@ def read_image(
                     opened.draft("RGB", (at_least, at_least))
                 pixels = np.array(_plain(opened, mode, notes))
     except Exception as error:  # There is no end to what Pillow raises on broken bytes.
-        what = name or ("The image" if isinstance(file, bytes) else file)
+        what = "The image" if isinstance(file, bytes) else file
         raise UnreadableImage(what, _reason(error, file)) from error
     image = torch.from_numpy(pixels)
     return image.permute(2, 0, 1) if mode == "RGB" else image.unsqueeze(0)
@@ -266,9 +264,9 @@ def decode_images(
     notes: Counter[str] = Counter()
     for row, (number, file) in enumerate(zip(numbers.tolist(), _cells(files, column), strict=True)):
         try:
-            image = _decode(file, f"Image {number} of column {column}", mode, notes)
+            image = read_cell(file, mode, notes)
         except UnreadableImage as error:
-            broken.append(error)
+            broken.append(UnreadableImage(f"Image {number} of column {column}", error.reason))
             continue
         if size is not None:
             image = resize(image, [size, size], antialias=True)
@@ -291,9 +289,8 @@ def _cells(data: Any, column: str) -> Iterator[Any]:
         yield from batch[column]
 
 
-def _decode(cell: Any, name: str, mode: Mode, notes: Counter[str]) -> Tensor:
-    """Return the image of a cell, uint8, shape ``(channels, height, width)``."""
+def read_cell(cell: Any, mode: Mode, notes: Counter[str]) -> Tensor:
+    """Return the image of a cell of a column of images, which holds ``bytes`` or a ``path``; see :func:`read_image`."""
     if cell is None or (cell["bytes"] is None and cell["path"] is None):
-        raise UnreadableImage(name, "there is none")
-    file = cell["bytes"] if cell["bytes"] is not None else Path(cell["path"])
-    return read_image(file, mode, notes=notes, name=name)
+        raise UnreadableImage("The image", "there is none")
+    return read_image(cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]), mode, notes=notes)

@@ -11,7 +11,7 @@ from ldmi_lightning.originals import Original, Originals
 
 from .loaders import Split
 from .shown import WHITE, originals_of
-from .streamed import ImageFiles
+from .streamed import Streamed
 
 Kinds = dict[str, list[Any]]
 """For each tensor of a sample where it stands, such as ``"x"`` or ``"x.row"``, and its type and shape."""
@@ -27,7 +27,7 @@ class KnownInputs(pl.LightningDataModule):
     """The value of white, where images are stored as uint8."""
     resizing: ClassVar[Literal["none", "decoded", "drafted"]] = "none"
     """How images are brought to one size: they have one; after they were decoded; or from a JPEG that is decoded at a fraction of
-    its size, as :class:`~ldmi_lightning.datamodules.streamed.ImageFiles` does."""
+    its size, as :class:`~ldmi_lightning.datamodules.image_files.ImageFiles` does."""
     text_columns: Sequence[str] = ()
     """Names of the columns of texts, where the inputs are texts."""
     image_column: str | None = None
@@ -73,14 +73,14 @@ class KnownInputs(pl.LightningDataModule):
 
 
 def kinds_in(x: Any) -> Kinds | None:
-    """Return type and shape of each tensor of a sample; ``None`` for inputs that are neither tensors nor image files.
+    """Return type and shape of each tensor of a sample; ``None`` for inputs that are neither tensors nor images.
 
     >>> import torch
     >>> kinds_in({"image": torch.zeros(9, 1, 8, 8, dtype=torch.uint8), "row": torch.zeros(9, 5)})
     {'x.image': ['uint8', [1, 8, 8]], 'x.row': ['float32', [5]]}
     """
-    if isinstance(x, ImageFiles):
-        return {"x": ["uint8", [3, x.size, x.size]]}
+    if isinstance(x, Streamed):
+        return x.kinds()
     if not in_memory(x):
         return None
     return {name: [str(each.dtype).removeprefix("torch."), list(each.shape[1:])] for name, each in tensors_in(x)}

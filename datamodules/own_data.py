@@ -11,6 +11,7 @@ from ldmi_lightning.noise import NoNoise
 from ldmi_lightning.saying import say
 
 from .base import NoisyDataModule
+from .residency import reason_to_stream
 from .transforms import IMAGENET_MEAN, IMAGENET_STD, Normalise
 
 
@@ -26,6 +27,8 @@ class OwnData(NoisyDataModule):
     """What is done to training batches as they are stored (uint8 images), before the rest."""
     notes: Sequence[str] = ()
     """What was found out or done about the data before ``setup``, which says it."""
+    streamed: bool | None = None
+    """Whether inputs are read batch by batch rather than held in memory; ``None`` where they do not fit."""
     said: frozenset[str] = frozenset()
     """What has been said: a checkpoint's words may have the data set up once more."""
 
@@ -48,6 +51,30 @@ class OwnData(NoisyDataModule):
             if note not in self.said:
                 say(note)
         self.said = frozenset(notes) | self.said
+
+    def streams(self, needed: int, what: str, instead: str) -> bool:
+        """Return whether inputs are streamed: as the user says, or because they do not fit into memory, which is said.
+
+        Args:
+            needed: bytes that they would take.
+            what: what they are, in words that begin a sentence.
+            instead: what is done with them instead, in words.
+        """
+        if self.streamed is not None:
+            return self.streamed
+        trainer = self.trainer
+        device = trainer.strategy.root_device if trainer is not None else torch.device("cpu")
+        processes = trainer.world_size // trainer.num_nodes if trainer is not None else 1
+        reason = reason_to_stream(needed, what, device, processes)
+        if reason is not None:
+            say(f"{reason}: they are {instead}. --data.streamed false holds them there.")
+        return reason is not None
+
+    def streams_images(self, images: int, size: int) -> bool:
+        """Return whether images are streamed, of which there are so many of this height and width."""
+        read = f"{self.num_workers} process{'es' * (self.num_workers > 1)}" if self.num_workers else "the main process"
+        what = f"{images:,} images of {size}×{size}"
+        return self.streams(images * 3 * size * size, what, f"decoded batch by batch, by {read}")
 
     def train_transform(self) -> nn.Module:
         """Augment, then do what is done to all batches."""

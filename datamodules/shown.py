@@ -11,7 +11,7 @@ from torch import Tensor
 from ldmi_lightning.originals import Original, Originals
 
 from .loaders import Split
-from .streamed import ImageFiles
+from .streamed import Streamed
 
 WHITE = 255
 """The value of white in most uint8 images."""
@@ -44,8 +44,8 @@ def originals_of(split: Split, known: Callable[[int], Original | None], white: i
 
 def stored_original(x: object, position: int, white: int = WHITE) -> Original | None:
     """Return what the stored inputs tell of one sample: an image file, or a picture; ``None`` for all else."""
-    if isinstance(x, ImageFiles):
-        return Original("file", x.path(position))
+    if isinstance(x, Streamed):
+        return x.original(position)
     if not isinstance(x, Tensor) or x.dtype != torch.uint8 or x.ndim != 4 or x.shape[1] not in (1, 3):
         return None
     pixels = x[position].cpu().permute(1, 2, 0).squeeze(2)

@@ -9,7 +9,7 @@ from ldmi_lightning.csv_file import CSVColumns, read_csv
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.file_kinds import kind_of_file
 
-from .hub import UnreadableDataset, is_saved, read_dataset, reasons
+from .hub import UnreadableDataset, is_saved, read_dataset, reasons, shard_at_fault
 from .labels import GivenLabels, given_labels
 from .own_data import shorten
 
@@ -31,12 +31,14 @@ class Rows(NamedTuple):
         labels: the labels as given; ``None`` where there is no such column.
         files: what each file holds of it, where they are CSV.
         notes: what was found out about them, to say it.
+        paths: of the parquet files that hold it, in the order of the rows; empty where it is stored otherwise.
     """
 
     data: Any
     labels: GivenLabels | None
     files: Mapping[str, CSVColumns]
     notes: list[str]
+    paths: Sequence[str] = ()
 
     def where(self, rows: Sequence[int]) -> str:
         """Name the places of some rows, at most five of them."""
@@ -147,7 +149,12 @@ def read_file(file: str, split: str, wanted: Wanted) -> Rows:
         )
     if kind := kind_of_file(path):
         raise UserError(f"{file} is {kind}.")
-    return _from_dataset(_load_files(builder, [file]), [file], split, wanted)
+    try:
+        data = _load_files(builder, [file])
+    except UnreadableDataset:
+        _refuse_shards(builder, {split: [file]})
+        raise
+    return _from_dataset(data, [file], split, wanted)
 
 
 def read_splits(source: str, subset: str | None, wanted: Wanted) -> dict[str, Rows]:
@@ -169,6 +176,7 @@ def read_splits(source: str, subset: str | None, wanted: Wanted) -> dict[str, Ro
     try:
         data = read_dataset(source, subset)
     except UnreadableDataset:
+        _refuse_shards(kind, files)
         if kind is None or "train" not in files or len(files) == 1:
             raise
         data = {name: _load_files(kind, paths) for name, paths in files.items()}  # whose columns may differ
@@ -222,6 +230,13 @@ def _local_files(source: str, subset: str | None) -> tuple[dict[str, list[str]],
     return files, kind
 
 
+def _refuse_shards(kind: str | None, files: Mapping[str, Sequence[str]]) -> None:
+    """Raise if a parquet file of a split is what cannot be read."""
+    for paths in files.values() if kind == "parquet" else ():
+        if _are_parquet(paths) and (fault := shard_at_fault(paths)) is not None:
+            raise UserError(f"{fault}. Repair it, or take it out of --data.source.")
+
+
 def _load_files(builder: str, paths: Sequence[str]) -> Any:
     import datasets
 
@@ -264,12 +279,16 @@ def _from_dataset(data: Any, files: Sequence[str], split: str, wanted: Wanted) -
         column = data[wanted.label][:] if categories is None else categories
         # Class names that are given are other names for the classes that are numbered.
         labels = given_labels(column, what, names if wanted.class_names is None else None)
-    return Rows(data, labels, {}, [])
+    return Rows(data, labels, {}, [], files if _are_parquet(files) else ())
+
+
+def _are_parquet(files: Sequence[str]) -> bool:
+    return bool(files) and all(path.endswith(PARQUET) and Path(path).is_file() for path in files)
 
 
 def _categories(files: Sequence[str], column: str) -> Any:
     """Return a column of parquet files in which pandas has stored categories, which ``datasets`` forgets; ``None`` for others."""
-    if not files or not all(path.endswith(PARQUET) and Path(path).is_file() for path in files):
+    if not _are_parquet(files):
         return None
     import pyarrow
     import pyarrow.parquet as parquet

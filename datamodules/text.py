@@ -1,7 +1,9 @@
 """Texts as token ids: words of the project's own or a tokenizer's, the vocabulary, and a base for data sets of texts."""
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,17 @@ from ldmi_lightning.noise import Noise
 from ldmi_lightning.saying import say
 
 from .base import NoisyDataModule
+from .text_rows import TextRows
 from .tokenizer import Text, Tokenizer, TrimmedTokens
 
 PADDING, UNKNOWN = 0, 1
 RESERVED = 2
 SHORTEST, LONGEST = 5, 300
 VOCAB_SIZE = 20_000
+PAIRS = (
+    "Two texts for each sample need a tokenizer that marks where the second begins: give --data.tokenizer, or one column of "
+    "texts."
+)
 
 
 def tokenise(text: str) -> list[str]:
@@ -41,6 +48,21 @@ def frequent_words(texts: Iterable[str], number: int) -> list[str]:
     return sorted(counts, key=lambda word: (-counts[word], word))[:number]
 
 
+def encoder_of(words: Sequence[str]) -> Callable[[Sequence[str]], Tensor]:
+    """Return what turns texts into token ids; see :func:`encode`."""
+    ids = {word: number for number, word in enumerate(words, RESERVED)}
+    dtype = np.int16 if RESERVED + len(words) <= 2**15 else np.int32
+
+    def encode_some(texts: Sequence[str]) -> Tensor:
+        rows = [[ids.get(word, UNKNOWN) for word in tokenise(text)[:LONGEST]] for text in texts]
+        tokens = np.full((len(rows), max([SHORTEST, *map(len, rows)])), PADDING, dtype)
+        for row, found in zip(tokens, rows, strict=True):
+            row[: len(found)] = found
+        return torch.from_numpy(tokens)
+
+    return encode_some
+
+
 def encode(texts: Sequence[str], words: Sequence[str]) -> Tensor:
     """Return token ids: 0 = padding, 1 = unknown, 2 + i = ``words[i]``.
 
@@ -55,13 +77,7 @@ def encode(texts: Sequence[str], words: Sequence[str]) -> Tensor:
     >>> encode(["a good film", "good"], ["good", "film"]).tolist()
     [[1, 2, 3, 0, 0], [2, 0, 0, 0, 0]]
     """
-    ids = {word: number for number, word in enumerate(words, RESERVED)}
-    rows = [[ids.get(word, UNKNOWN) for word in tokenise(text)[:LONGEST]] for text in texts]
-    longest = max([SHORTEST, *map(len, rows)])
-    tokens = np.full((len(rows), longest), PADDING, np.int16 if RESERVED + len(words) <= 2**15 else np.int32)
-    for row, found in zip(tokens, rows, strict=True):
-        row[: len(found)] = found
-    return torch.from_numpy(tokens)
+    return encoder_of(words)(texts)
 
 
 def check_texts(texts: Sequence[Any], what: str) -> list[str]:
@@ -148,14 +164,38 @@ class TextDataModule(NoisyDataModule):
             return self.tokenizer.encode(texts)
         single = {split: [text for text in part if isinstance(text, str)] for split, part in texts.items()}
         if any(len(single[split]) < len(part) for split, part in texts.items()):
-            raise UserError(
-                "Two texts for each sample need a tokenizer that marks where the second begins: give --data.tokenizer, or one "
-                "column of texts."
-            )
+            raise UserError(PAIRS)
         if self.words is None:
             self.words = frequent_words(single["train"], self.vocab_size - RESERVED)
         words = self.words
         return {split: encode(part, words) for split, part in single.items()}
+
+    def encode_later(self, texts: Mapping[str, TextRows]) -> dict[str, TextRows]:
+        """Return the texts of each split, to be encoded batch by batch; what :meth:`encode` would give comes of it.
+
+        Without a tokenizer all texts are read once for it, to learn the vocabulary and how long they are.
+        """
+        if (tokenizer := self.tokenizer) is not None:
+            cut = f"longer than {tokenizer.max_tokens} tokens, and cut (--data.max_tokens)"
+            how = f"{tokenizer.digest} {tokenizer.max_tokens}"
+            return {
+                split: part.encoded_by(partial(tokenizer.encode_some, what=f"the {split} split"), how=how, cut=cut)
+                for split, part in texts.items()
+            }
+        if any(len(part.columns) > 1 for part in texts.values()):
+            raise UserError(PAIRS)
+        if self.words is None:
+            self.words = frequent_words(texts["train"], self.vocab_size - RESERVED)
+        how = hashlib.sha256("\n".join(self.words).encode("utf8", "surrogatepass")).hexdigest()
+        encode_some = encoder_of(self.words)
+        return {
+            split: part.encoded_by(
+                lambda some: (encode_some(some), 0),
+                width=max([SHORTEST, *(min(LONGEST, len(tokenise(text))) for text in part)]),
+                how=how,
+            )
+            for split, part in texts.items()
+        }
 
     def encode_new(self, texts: Sequence[Text]) -> tuple[Any, int]:
         """Return the inputs of texts by the words that are known, or by the tokenizer; and how many texts it has cut."""

@@ -13,7 +13,7 @@ from ldmi_lightning.noise import CrowdLabels, Noise
 from ldmi_lightning.originals import Original
 from ldmi_lightning.saying import say
 
-from .streamed import ImageFiles
+from .image_files import ImageFiles
 
 
 class Part(Protocol):

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from ldmi_lightning.errors import UserError
 
@@ -90,11 +91,21 @@ def take(x: Any, where: Tensor | slice) -> Any:
 
 
 def concatenate(parts: Sequence[Any]) -> Any:
-    """Return inputs of one structure, one after the other.
+    """Return inputs of one structure, one after the other; rows of token ids are padded with 0 to the longest.
 
     >>> concatenate([(torch.zeros(2),), (torch.ones(1),)])
     (tensor([0., 0., 1.]),)
+    >>> concatenate([torch.tensor([[1, 2]]), torch.tensor([[3]])])
+    tensor([[1, 2],
+            [3, 0]])
     """
     columns = [[tensor for _, tensor in tensors_in(part)] for part in parts]
-    joined = iter([torch.cat(column) for column in zip(*columns, strict=True)])
+    joined = iter([_one_after_the_other(column) for column in zip(*columns, strict=True)])
     return map_tensors(lambda _: next(joined), parts[0])
+
+
+def _one_after_the_other(tensors: Sequence[Tensor]) -> Tensor:
+    if all(each.ndim == 2 and not each.is_floating_point() for each in tensors):
+        longest = max(each.shape[1] for each in tensors)
+        tensors = [pad(each, (0, longest - each.shape[1])) for each in tensors]
+    return torch.cat(list(tensors))

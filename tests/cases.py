@@ -25,7 +25,7 @@ from ldmi_lightning.datamodules import (
     NoisyDataModule,
     TensorDataModule,
 )
-from ldmi_lightning.datamodules.streamed import ImageFiles
+from ldmi_lightning.datamodules.image_files import ImageFiles
 from ldmi_lightning.datamodules.transforms import RandomFlip
 from ldmi_lightning.noise import Noise
 

@@ -137,7 +137,14 @@ def test_a_configuration_that_was_edited_makes_another_cell(parse_fit: ParseFit,
     assert other.results(tmp_path) is None, "whatever its folder is called"
 
 
-@pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
+# One of its kind stands for all, which take long to read.
+QUICK = [path for path in GRIDS if not path.stem.startswith(("methods-", "features-")) or path.stem.endswith("-mr")]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[] if path in QUICK else pytest.mark.slow) for path in GRIDS],
+)
 def test_every_shipped_grid_is_understood(path: Path) -> None:
     cells = shipped(path.stem)
     assert cells

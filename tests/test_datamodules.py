@@ -24,8 +24,8 @@ from ldmi_lightning.datamodules import (
     DigitsDataModule,
     NoisyDataModule,
 )
+from ldmi_lightning.datamodules.image_files import ImageFiles
 from ldmi_lightning.datamodules.loaders import IndexLoader, Split
-from ldmi_lightning.datamodules.streamed import ImageFiles
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.inputs import in_memory, num_samples, take, tensors_in
 from ldmi_lightning.losses import CELoss

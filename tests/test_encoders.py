@@ -15,7 +15,7 @@ from ldmi_lightning.datamodules import (
     TensorDataModule,
 )
 from ldmi_lightning.datamodules.encoding.transforms import with_colours
-from ldmi_lightning.datamodules.streamed import ImageFiles
+from ldmi_lightning.datamodules.image_files import ImageFiles
 from ldmi_lightning.datamodules.transforms import Normalise, RandomFlip
 from ldmi_lightning.models import built_by
 from ldmi_lightning.models.encoders import without_head

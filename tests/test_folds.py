@@ -16,7 +16,7 @@ from ldmi_lightning.datamodules import DigitsDataModule, EncodedDataModule, Nois
 from ldmi_lightning.datamodules.base import Examples
 from ldmi_lightning.datamodules.fold_splits import FOLD, hold_out
 from ldmi_lightning.datamodules.folds import Fold, deal, fold_of_rows
-from ldmi_lightning.datamodules.streamed import ImageFiles
+from ldmi_lightning.datamodules.image_files import ImageFiles
 from ldmi_lightning.inputs import in_memory, num_samples
 from ldmi_lightning.noise import PairFlipNoise
 

@@ -147,7 +147,7 @@ def test_files_are_not_moved() -> None:
 def digest(x: Any) -> str:
     numbers = torch.arange(6)
     part = Split(x, numbers, numbers, numbers)
-    return inputs_digest({"train": part, "val": part})
+    return inputs_digest({"train": part.x, "val": part.x})
 
 
 def test_digest_of_a_plain_tensor_is_what_it_was() -> None:

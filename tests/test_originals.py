@@ -16,7 +16,7 @@ from sklearn.datasets import load_digits
 
 from ldmi_lightning.datamodules import DigitsDataModule, HFDataModule, ImageFolderDataModule, NoisyDataModule
 from ldmi_lightning.datamodules.encoding.encoded import EncodedDataModule
-from ldmi_lightning.datamodules.streamed import ImageFiles
+from ldmi_lightning.datamodules.image_files import ImageFiles
 from ldmi_lightning.originals import Original, Originals, caption, thumbnail
 
 pytestmark = pytest.mark.usefixtures("hub_of_its_own")

@@ -19,7 +19,7 @@ PAGES = {
 # How many runs each page leaves behind where all that can be run in seconds is run.
 RUNS = {"README.md": 1, "CONTRIBUTING.md": 0, "command-line.md": 0, "data.md": 1, "methods.md": 3, "noise.md": 0}
 RUNS |= {"audit.md": 0, "crowds.md": 0, "when-it-helps.md": 0, "export.md": 1, "report.md": 0}
-RUNS |= {"features.md": 0, "own-data.md": 0, "python.md": 4, "runs.md": 0, "wandb.md": 0}
+RUNS |= {"features.md": 0, "own-data.md": 0, "python.md": 4, "runs.md": 0, "scale.md": 0, "wandb.md": 0}
 RUNS |= {"start.md": 0, "concepts.md": 0, "index.md": 0, "changelog.md": 0}
 UNNAMED = {"README.md", "index.md", "changelog.md"}  # pages that README need not name
 QUICK = ["--model.warmup.epochs", "1", "--model.robust.epochs", "1", "--trainer.enable_progress_bar", "false"]

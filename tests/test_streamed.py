@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
 
 from ldmi_lightning.batch import Batch
-from ldmi_lightning.datamodules import streamed
+from ldmi_lightning.datamodules import image_files
+from ldmi_lightning.datamodules.image_files import ImageFiles
 from ldmi_lightning.datamodules.images import UnreadableImage
 from ldmi_lightning.datamodules.loaders import Split
-from ldmi_lightning.datamodules.streamed import ImageFiles, StreamedLoader
+from ldmi_lightning.datamodules.streamed import StreamedLoader
 from ldmi_lightning.errors import UserError
 
 N, SIZE = 26, 32
@@ -351,7 +352,7 @@ def test_cache_tells_sizes_and_folders_apart(folder: Path, tmp_path_factory: pyt
 
 def test_cache_of_another_reader_is_not_used(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache = folder / "cache"
-    monkeypatch.setattr(streamed, "READER", 1)
+    monkeypatch.setattr(image_files, "READER", 1)
     files(folder, cache=cache).read(0)
     (old,) = kept(cache)
     old.write_bytes(encode(Image.new("RGB", (SIZE, SIZE))))

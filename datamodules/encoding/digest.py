@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ldmi_lightning.datamodules.fingerprints import as_bytes
-from ldmi_lightning.datamodules.streamed import ImageFiles
+from ldmi_lightning.datamodules.streamed import Streamed
 from ldmi_lightning.inputs import tensors_in
 
 LIBRARIES = ("torch", "torchvision", "timm", "transformers")
@@ -103,19 +103,17 @@ def _source_text(each: type) -> str:
 
 
 def stored_digest(x: Any) -> str:
-    """Return the SHA-256 of a split's stored inputs; of images read from files, of their names and sizes.
+    """Return the SHA-256 of a split's stored inputs; of streamed ones, of what tells them from others.
 
     >>> import torch
     >>> stored_digest(torch.zeros(2)) == stored_digest({"ids": torch.zeros(2)})
     False
     """
     digest = hashlib.sha256()
-    if isinstance(x, ImageFiles):
-        digest.update(f"{x.size} {x.cache is not None}\n".encode())  # a cache changes pixels a little
-        digest.update(b"\n".join(x.paths.tolist()))
-        for position in range(len(x)):
-            path = x.path(position)
-            digest.update(b"%d\n" % (path.stat().st_size if path.is_file() else -1))
+    if isinstance(x, Streamed):
+        digest.update(f"{x.how()}\n".encode())
+        for trait in x.traits(None):
+            digest.update(trait)
         return digest.hexdigest()
     for where, tensor in tensors_in(x):
         digest.update(f"{where} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

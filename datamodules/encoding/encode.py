@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ldmi_lightning.batch import Batch
 from ldmi_lightning.datamodules.loaders import IndexLoader, ResidentLoader, Split
-from ldmi_lightning.datamodules.streamed import ImageFiles, StreamedLoader
+from ldmi_lightning.datamodules.streamed import Streamed, StreamedLoader
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.inputs import num_samples, take, tensors_in
 from ldmi_lightning.ranks import sum_over_ranks
@@ -64,7 +64,7 @@ class ResidentCuts(FixedCuts, ResidentLoader):
 
 
 class StreamedCuts(FixedCuts, StreamedLoader):
-    """Fixed batches of images that workers read meanwhile."""
+    """Fixed batches of what is read meanwhile."""
 
 
 class Pass(NamedTuple):
@@ -90,7 +90,7 @@ class Pass(NamedTuple):
 
     def loader(self, shards: Sequence[range], device: torch.device) -> ResidentCuts | StreamedCuts:
         """Return the batches of some shards, in order."""
-        streamed = isinstance(self.split.x, ImageFiles)
+        streamed = isinstance(self.split.x, Streamed)
         loader: ResidentCuts | StreamedCuts
         if streamed:
             loader = StreamedCuts(self.split, BATCH, self.transform, num_workers=self.num_workers, device=device)
@@ -249,5 +249,5 @@ def _rows(
 
 def _sample(run: Pass, position: int) -> str:
     original = int(run.split.original_index[position])
-    file = f", {run.split.x.path(position)}" if isinstance(run.split.x, ImageFiles) else ""
+    file = f", {run.split.x.name(position)}" if isinstance(run.split.x, Streamed) else ""
     return f"sample {position} of {run} (number {original} of the data set{file})"

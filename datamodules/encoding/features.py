@@ -116,7 +116,7 @@ class Features:
         files = self.data.splits[name].x
         if not files.skip_broken:
             raise UserError(
-                f"{files.path(int(broken.nonzero()[0]))} could not be read when features were computed. Repair or replace it, or "
+                f"{files.name(int(broken.nonzero()[0]))} could not be read when features were computed. Repair or replace it, or "
                 "leave such images out with --data.data.skip_broken true."
             )
         say(f"{int(broken.sum()):,} of {len(broken):,} images of the {name} split cannot be read and are left out.")

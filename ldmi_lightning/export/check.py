@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ldmi_lightning.datamodules.known_inputs import KnownInputs, kind_of
-from ldmi_lightning.datamodules.streamed import ImageFiles
+from ldmi_lightning.datamodules.streamed import Streamed
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.export.graph import Input, nested
 from ldmi_lightning.inputs import num_samples, take, tensors_in
@@ -47,9 +47,9 @@ def samples_of(data: KnownInputs, inputs: Sequence[Input]) -> Samples:
     try:
         data.setup("validate")
         x = data.splits["val"].x
-        every = len(x) if isinstance(x, ImageFiles) else num_samples(x)
+        every = len(x) if isinstance(x, Streamed) else num_samples(x)
         where = spread(every, MOST)
-        some = torch.stack([x.read(each) for each in where.tolist()]) if isinstance(x, ImageFiles) else take(x, where)
+        some = x.stored(where.tolist()) if isinstance(x, Streamed) else take(x, where)
     except (UserError, OSError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
         return Samples(random_samples(data, inputs), f"random inputs, since the validation set is not there ({reason})")
