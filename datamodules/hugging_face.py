@@ -69,6 +69,8 @@ class HFDataModule(OwnData, TextDataModule):
         num_workers: processes that decode images then, on each device; by default one for each core but one, at most 8.
     """
 
+    resizing = "decoded"
+
     def __init__(
         self,
         source: str,
@@ -133,8 +135,6 @@ class HFDataModule(OwnData, TextDataModule):
         self.split_seed = split_seed
         self.augmentation = augmentation
         self.streamed, self.num_workers = streamed, reading_processes(num_workers)
-
-    resizing = "decoded"
 
     def prepare_data(self) -> None:
         """Download, on one process alone."""
@@ -211,9 +211,8 @@ class HFDataModule(OwnData, TextDataModule):
         self, table: Table, parts: Mapping[str, NDArray[np.int64]]
     ) -> tuple[dict[str, Any], dict[str, Streamed]]:
         """Return the inputs at positions through a table, and what tells them from others where they may be streamed."""
-        columns = [*self.wanted.columns.values()]
+        columns, size = [*self.wanted.columns.values()], self.image_size or 0
         if self.wanted.kind == "image":
-            size = self.image_size or 0
             rows = image_rows(table, columns[0], parts, size, self.source)
             if self.streams_images(sum(map(len, parts.values())), size):
                 return {**rows}, {**rows}
