@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import re
 import shutil
+import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,8 @@ from ldmi_lightning.benchmarking.runner import Runner
 from ldmi_lightning.benchmarking.tries import tries_of
 from ldmi_lightning.commands.configuration import parse_fit as parse
 from ldmi_lightning.commands.configuration import parse_stage
+from ldmi_lightning.engines.local import LocalEngine, LocalTask
+from ldmi_lightning.engines.work import Work
 
 pytestmark = pytest.mark.usefixtures("in_own_folder")
 
@@ -53,17 +56,19 @@ def test_cells_come_in_the_order_in_which_they_share_warm_ups(parse_fit: ParseFi
     assert len({cell.key for cell in cells}) == len({cell.name for cell in cells}) == 8
 
 
-class Copying(Runner):
+class Copying(LocalEngine):
     """Carries out cells by processes that bring, in two seconds, what runs would leave, and note when they were at work."""
 
-    def _command(self, cell: Cell) -> list[str]:
+    def submit(self, work: Work, /) -> LocalTask:
         code = (
             "import shutil, sys, time; begun = time.time(); time.sleep(2); "
             "shutil.copytree(*sys.argv[1:3], dirs_exist_ok=True); "
             "open('times', 'a').write(f'{sys.argv[3]} {begun} {time.time()}\\n')"
         )
-        made = cell.folder(self.output / "made")
-        return [sys.executable, "-c", code, str(made), str(cell.folder(self.output)), cell.name]
+        output = work.folder.parents[1]
+        made = output / "made" / work.folder.relative_to(output)
+        name = work.folder.name.rpartition("-")[0]
+        return LocalTask(subprocess.Popen([sys.executable, "-c", code, str(made), str(work.folder), name]))
 
 
 def test_cells_that_share_stages_wait_for_the_first_alone(parse_fit: ParseFit, tmp_path: Path) -> None:
@@ -71,7 +76,7 @@ def test_cells_that_share_stages_wait_for_the_first_alone(parse_fit: ParseFit, t
     cells = cells_of(parse_fit, methods=refining)
     for cell in cells:
         finish(cell, tmp_path / "made", 0.9)
-    ended = [each.cell.method for each in Copying(tmp_path, 3, {}).run([*cells, cells[0]], lambda: None)]
+    ended = [each.cell.method for each in Runner(tmp_path, Copying(3), 3, {}).run([*cells, cells[0]], lambda: None)]
     assert sorted(ended) == sorted(["ce", "dmi", "gce", "dmi-refine", "ce"])
     rows = [line.split() for line in Path("times").read_text().splitlines()]
     times = {name.split("-r0.6-")[1]: (float(begun), float(over)) for name, begun, over in rows}

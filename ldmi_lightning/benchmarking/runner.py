@@ -147,19 +147,21 @@ class Runner:
             return
         self.running.remove(job)
         folder = job.cell.folder(self.output)
+        outcome, fault = None, ""
         try:
             outcome = job.task.result()
             if outcome.files is not None:
                 put_into(folder, outcome.files)
-            died, fault = outcome.was_ended, _last_line(folder / LOG, outcome)
         except RuntimeError as error:
-            died, fault = True, str(error)
+            fault = str(error)
         found = job.cell.results(self.output)
         job.lock.close()
         if found:
             self.known.update(job.cell.prefixes)
             yield Ended(job.cell, found)
             return
+        died = outcome is None or outcome.was_ended
+        fault = fault if outcome is None else _last_line(folder / LOG, outcome)
         self.deaths[job.cell.name] += died
         again = died and self.deaths[job.cell.name] < DEATHS
         yield Ended(job.cell, None, fault, again)
