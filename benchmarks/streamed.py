@@ -26,7 +26,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable
 from itertools import islice
@@ -156,7 +155,6 @@ class Watch(pl.Callback):
     def __init__(self) -> None:
         self.memory: list[int] = []
         self.begin = self.end = (0.0, 0.0)
-        self.over = threading.Event()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Note what is taken after each fiftieth step."""

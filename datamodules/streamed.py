@@ -168,10 +168,6 @@ class Images(Streamed):
         images: Tensor = x.to(device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
         return images
 
-    @abstractmethod
-    def how(self) -> str:
-        """Return how inputs are made of what is stored, as far as other pixels or token ids come of it."""
-
     def kinds(self) -> dict[str, list[Any]]:
         """Return type and shape of an image."""
         return {"x": ["uint8", [3, self.size, self.size]]}

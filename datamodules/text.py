@@ -165,9 +165,7 @@ class TextDataModule(NoisyDataModule):
         single = {split: [text for text in part if isinstance(text, str)] for split, part in texts.items()}
         if any(len(single[split]) < len(part) for split, part in texts.items()):
             raise UserError(PAIRS)
-        if self.words is None:
-            self.words = frequent_words(single["train"], self.vocab_size - RESERVED)
-        words = self.words
+        words = self._words_of(single)
         return {split: encode(part, words) for split, part in single.items()}
 
     def encode_later(self, texts: Mapping[str, TextRows]) -> dict[str, TextRows]:
@@ -184,10 +182,9 @@ class TextDataModule(NoisyDataModule):
             }
         if any(len(part.columns) > 1 for part in texts.values()):
             raise UserError(PAIRS)
-        if self.words is None:
-            self.words = frequent_words(texts["train"], self.vocab_size - RESERVED)
-        how = hashlib.sha256("\n".join(self.words).encode("utf8", "surrogatepass")).hexdigest()
-        encode_some = encoder_of(self.words)
+        words = self._words_of(texts)
+        how = hashlib.sha256("\n".join(words).encode("utf8", "surrogatepass")).hexdigest()
+        encode_some = encoder_of(words)
         return {
             split: part.encoded_by(
                 lambda some: (encode_some(some), 0),
@@ -196,6 +193,12 @@ class TextDataModule(NoisyDataModule):
             )
             for split, part in texts.items()
         }
+
+    def _words_of(self, texts: Mapping[str, Iterable[str]]) -> Sequence[str]:
+        """Return the vocabulary: the words that are known, or learnt from the training split now."""
+        if self.words is None:
+            self.words = frequent_words(texts["train"], self.vocab_size - RESERVED)
+        return self.words
 
     def encode_new(self, texts: Sequence[Text]) -> tuple[Any, int]:
         """Return the inputs of texts by the words that are known, or by the tokenizer; and how many texts it has cut."""

@@ -1,4 +1,4 @@
-"""Processes that end together with the one that started them, however that ends; on Linux alone."""
+"""How processes end: what tells them to, and, on Linux alone, together with the one that started them, however that ends."""
 
 import ctypes
 import os
@@ -6,6 +6,9 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import partial
+
+ANNOUNCED = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
+"""What a scheduler sends some time before it ends a job; Windows has neither."""
 
 _PARENT_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of prctl(2)."""

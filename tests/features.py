@@ -1,6 +1,5 @@
 """An encoder that counts, numbers for it, and features of them: shared by the tests of encoded data."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from ldmi_lightning.datamodules import (
     NoisyDataModule,
     TensorDataModule,
 )
-from ldmi_lightning.errors import UserError
 
 N = 700
 CPU = torch.device("cpu")
@@ -73,10 +71,3 @@ def stored(data: EncodedDataModule, name: str = "train") -> Tensor:
 
 def said(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
-
-
-def refusal(call: Callable[[], Any]) -> str:
-    with pytest.raises(UserError) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)

@@ -10,7 +10,8 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from conftest import MakeTrainer
-from features import Counting, N, encoded, numbers, refusal, said, stored, tables
+from features import Counting, N, encoded, numbers, said, stored, tables
+from refusals import refusal
 from torch import Tensor, nn
 
 from ldmi_lightning import LDMIModule, Stage

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from features import encoded, refusal, said, stored
+from features import encoded, said, stored
 from PIL import Image
+from refusals import refusal
 from torch import nn
 
 from ldmi_lightning.datamodules import (

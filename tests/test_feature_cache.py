@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from features import CPU, Counting, N, encoded, numbers, refusal, said, stored, tables
+from features import CPU, Counting, N, encoded, numbers, said, stored, tables
+from refusals import refusal
 from torch import nn
 
 from ldmi_lightning.datamodules import (

@@ -5,7 +5,6 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ import torch
 import writers
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from refusals import refusal
 
 from ldmi_lightning.datamodules import HFDataModule, ImageFolderDataModule
 from ldmi_lightning.datamodules.images import SUFFIXES, UnreadableImage, decode_images, read_image
-from ldmi_lightning.errors import UserError
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 RAMP_16 = RAMP.astype(np.uint16) * 257
@@ -265,13 +264,6 @@ def loaded(root: Path, **options: Any) -> ImageFolderDataModule:
     data = ImageFolderDataModule(str(root), 6, **{"val_share": 0.25, "test_share": 0.25, **options})
     data.setup("fit")
     return data
-
-
-def refusal(make: Callable[[], Any]) -> str:
-    with pytest.raises(UserError) as raised:
-        make()
-    assert "\n" not in str(raised.value)
-    return str(raised.value)
 
 
 EIGHT = [f"{name}/{i}.png" for name in ("cat", "dog") for i in range(4)]

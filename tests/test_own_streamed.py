@@ -14,17 +14,18 @@ import pyarrow.parquet as parquet
 import pytest
 import torch
 import writers
+from batches import epochs, equal
 from blobs import run_folder
 from conftest import MakeTrainer
 from hypothesis import given
 from hypothesis import strategies as st
 from pytorch_lightning import seed_everything
+from refusals import refusal
 from stops import StopAt, Stopped
 from tiny_tokenizers import write_tokenizer
 from torch import Tensor, nn
 
 from ldmi_lightning import LDMIModule, Stage
-from ldmi_lightning.batch import Batch
 from ldmi_lightning.commands import main
 from ldmi_lightning.datamodules import (
     EncodedDataModule,
@@ -37,7 +38,6 @@ from ldmi_lightning.datamodules.fold_splits import hold_out
 from ldmi_lightning.datamodules.folds import Fold
 from ldmi_lightning.datamodules.image_rows import row_in_files
 from ldmi_lightning.datamodules.streamed import Streamed, StreamedLoader
-from ldmi_lightning.errors import UserError
 from ldmi_lightning.inputs import tensors_in
 from ldmi_lightning.losses import CELoss, DMILoss
 from ldmi_lightning.noise import InstanceDependentNoise, SymmetricNoise
@@ -98,29 +98,6 @@ def ready(data: NoisyDataModule) -> NoisyDataModule:
     return data
 
 
-def refusal(make: Callable[[], object]) -> str:
-    with pytest.raises(UserError) as caught:
-        make()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def epochs(loader: Any, count: int = 2) -> list[Batch]:
-    found = []
-    for epoch in range(count):
-        loader.set_epoch(epoch)
-        found += list(loader)
-    return found
-
-
-def same(some: Batch, others: Batch) -> bool:
-    pairs = zip(tensors_in(some.x), tensors_in(others.x), strict=True)
-    names = ("y", "index", "y_clean")
-    return all(torch.equal(a, b) and a.dtype == b.dtype for (_, a), (_, b) in pairs) and all(
-        torch.equal(getattr(some, name), getattr(others, name)) for name in names
-    )
-
-
 # -- the batches are those of data in memory --------------------------------------------------------------------------
 
 
@@ -132,9 +109,9 @@ def test_batches_are_those_of_data_in_memory(tmp_path: Path, source: Callable[[P
     assert isinstance(held.splits["train"].x, Tensor | dict)
     assert isinstance(read.splits["train"].x, Streamed)
     for loader in ("train_dataloader", "val_dataloader", "test_dataloader", "train_eval_dataloader"):
-        pairs = list(zip(epochs(getattr(held, loader)()), epochs(getattr(read, loader)()), strict=True))
-        assert pairs
-        assert all(same(*pair) for pair in pairs), loader
+        batches = epochs(getattr(held, loader)())
+        assert batches
+        assert equal(batches, epochs(getattr(read, loader)())), loader
     read.teardown("fit")
 
 
@@ -178,7 +155,7 @@ def test_ranks_together_see_the_batches_of_a_single_process(tmp_path: Path, sour
 def test_workers_change_nothing(tmp_path: Path) -> None:
     make = parquet_of_images(tmp_path)
     alone, two = ready(make(streamed=True, num_workers=0)), ready(make(streamed=True, num_workers=2))
-    assert all(map(same, epochs(alone.train_dataloader()), epochs(two.train_dataloader())))
+    assert equal(epochs(alone.train_dataloader()), epochs(two.train_dataloader()))
     two.teardown("fit")
 
 
@@ -465,7 +442,7 @@ def test_fold_is_held_out_as_of_data_in_memory(tmp_path: Path, source: Callable[
         hold_out(data, Fold(1, 2, seed=0))
         found.append(epochs(ready(data).split_dataloader("fold"), 1))
     assert found[0]
-    assert all(same(*pair) for pair in zip(*found, strict=True))
+    assert equal(*found)
 
 
 # -- other sources ----------------------------------------------------------------------------------------------------

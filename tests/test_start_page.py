@@ -15,22 +15,20 @@ SHORT += ["--trainer.logger", "false"]
 
 
 def test_the_commands_lead_to_an_audited_data_set_and_a_run_on_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    in_own_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "configs").symlink_to(REPO / "configs")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PL_GLOBAL_SEED", "0")
+    (in_own_folder / "configs").symlink_to(REPO / "configs")
     commands = re.findall(r"^ldmi (.*)$", PAGE, flags=re.MULTILINE)
     assert [command.split()[0] for command in commands] == ["fit", "audit", "fit"]
     for command in commands:
-        folder = next((path.name for path in tmp_path.glob("audits/*")), "FOLDER")
+        folder = next((path.name for path in in_own_folder.glob("audits/*")), "FOLDER")
         assert main([*shlex.split(command.replace("FOLDER", folder)), *SHORT]) == 0, command
     said = capsys.readouterr().out
-    (audit,) = tmp_path.glob("audits/*/audit")
+    (audit,) = in_own_folder.glob("audits/*/audit")
     for file in re.findall(r"^- `([\w.]+)`", PAGE, flags=re.MULTILINE):
         assert (audit / file).is_file(), file
     assert said.count("stage ") >= 2, "both runs end with their table"
-    assert len(list(tmp_path.glob("runs/*/results.json"))) == 2
+    assert len(list(in_own_folder.glob("runs/*/results.json"))) == 2
 
 
 def test_the_table_that_it_shows_is_that_of_readme() -> None:

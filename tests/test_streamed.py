@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from batches import epochs, equal
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as F
@@ -60,20 +61,6 @@ def loader(images: ImageFiles, num_workers: int = 0, **options: Any) -> Streamed
     i = torch.arange(len(images))
     split = Split(images, i + 1000, i + 2000, i + 3000)
     return StreamedLoader(split, 4, nn.Identity(), num_workers=num_workers, **{"shuffle_seed": 1, **options})
-
-
-def epochs(batches: StreamedLoader, count: int = 2) -> list[Batch]:
-    found = []
-    for epoch in range(count):
-        batches.set_epoch(epoch)
-        found += list(batches)
-    return found
-
-
-def equal(some: list[Batch], others: list[Batch]) -> bool:
-    names = ("x", "y", "index", "y_clean")
-    pairs = zip(some, others, strict=True)
-    return all(torch.equal(getattr(a, name), getattr(b, name)) for a, b in pairs for name in names)
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import csv
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,11 @@ import pandas as pd
 import pytest
 import torch
 import writers
+from refusals import refusal
 
 from ldmi_lightning.commands import main
 from ldmi_lightning.csv_file import read_csv
-from ldmi_lightning.datamodules import HFDataModule, NoisyDataModule
+from ldmi_lightning.datamodules import HFDataModule
 from ldmi_lightning.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("hub_of_its_own")
@@ -50,13 +50,6 @@ def ready(source: str, stage: str = "fit", **options: Any) -> HFDataModule:
     data = HFDataModule(source, **{**TEXTS, **options})
     data.setup(stage)
     return data
-
-
-def refusal(make: Callable[[], NoisyDataModule]) -> str:
-    with pytest.raises(UserError) as caught:
-        make()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def texts_are_with_their_labels(data: HFDataModule) -> None:

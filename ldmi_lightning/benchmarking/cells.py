@@ -27,7 +27,7 @@ WITHOUT_EFFECT = {
     },
     "data.init_args": OF_DATA,
     "data.init_args.data.init_args": OF_DATA,
-    "": {"ckpt_path", "weights_only", "run_folder", "stage_cache"},
+    "": {"ckpt_path", "weights_only", "stage_cache"},
 }
 """The settings that say nothing of a run's result: the names by the place where they stand."""
 

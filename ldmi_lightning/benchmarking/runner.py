@@ -79,8 +79,7 @@ class Runner:
         told = False
         try:
             while pending or self.running:
-                while len(self.running) < self.jobs and (found := self._take_up(pending)):
-                    yield from found
+                yield from self._take_up(pending)
                 if not self.running and pending and not told:
                     told = True
                     waiting()
@@ -93,24 +92,22 @@ class Runner:
         finally:
             self._stop()
 
-    def _take_up(self, pending: list[Cell]) -> list[Ended] | None:
-        """Begin the first cell that neither waits for stages of one at work here nor is at work elsewhere.
-
-        Returns:
-            Cells that have ended without being begun; ``None`` where none could be taken up.
-        """
+    def _take_up(self, pending: list[Cell]) -> Iterator[Ended]:
+        """Begin cells, while there is room, that neither wait for stages of one at work here nor are at work elsewhere."""
         at_work = {prefix for job in self.running for prefix in job.cell.prefixes} - self.known
         for cell in list(pending):
+            if len(self.running) >= self.jobs:
+                return
             if self.engine.shares_disk and not at_work.isdisjoint(cell.prefixes):
                 continue
             if found := cell.results(self.output):
                 pending.remove(cell)
-                return [Ended(cell, found)]
+                yield Ended(cell, found)
+                continue
             with contextlib.suppress(_AtWork):
                 self._begin(cell)
                 pending.remove(cell)
-                return []
-        return None
+                at_work.update(set(cell.prefixes) - self.known)
 
     def _begin(self, cell: Cell) -> None:
         folder = cell.folder(self.output)

@@ -21,10 +21,8 @@ from collections.abc import Callable, MutableSequence
 from types import FrameType
 from typing import Any, NoReturn
 
-from ldmi_lightning.processes import end_with
+from ldmi_lightning.processes import ANNOUNCED, end_with
 
-ANNOUNCED = tuple(getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name))
-"""What a scheduler sends some time before it ends a job; Windows has neither."""
 GRACE_SECONDS = 10.0
 """So long may a process take to end by itself."""
 PATIENCE_SECONDS = 2.0

@@ -7,7 +7,7 @@ from typing import Any
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError, UncompletedJobError
 
-from ldmi_lightning.engines.work import Outcome, Work, stop
+from ldmi_lightning.engines.work import Outcome, Work, finish, stop
 from ldmi_lightning.errors import UserError
 
 
@@ -20,10 +20,7 @@ class Job:
     def __call__(self) -> Outcome:
         """Carry the run out."""
         self.process = self.work.start()
-        try:
-            return Outcome(self.process.wait())
-        finally:
-            stop(self.process)
+        return finish(self.process)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """End the run at its last whole epoch, from which the next job goes on."""

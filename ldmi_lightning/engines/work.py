@@ -14,7 +14,7 @@ from ldmi_lightning import files
 from ldmi_lightning.checkpoints import read_checkpoint
 from ldmi_lightning.engines.machine import device_name, environment
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.processes import end_with_parent
+from ldmi_lightning.processes import ANNOUNCED, end_with_parent
 from ldmi_lightning.runs.folder import CONFIG, LAST, LOG, is_run_folder
 
 DEVICE = "device.txt"
@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
         return self.code < 0 or self.code - 128 in ENDED_BY
 
 
-ENDED_BY = {getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)}
+ENDED_BY = {signal.SIGINT, signal.SIGTERM, *ANNOUNCED}
 
 
 class Task(Protocol):
@@ -120,12 +120,16 @@ class Work:
             )
 
     def carry_out(self) -> Outcome:
-        """Carry the run out; whatever ends this process ends the run, too."""
-        process = self.start()
-        try:
-            return Outcome(process.wait())
-        finally:
-            stop(process)
+        """Carry the run out."""
+        return finish(self.start())
+
+
+def finish(process: "subprocess.Popen[bytes]") -> Outcome:
+    """Wait for a run's end; whatever ends this process ends the run, too."""
+    try:
+        return Outcome(process.wait())
+    finally:
+        stop(process)
 
 
 def _can_go_on(run: Path) -> bool:
