@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from grids import LDMI, TINY, cells_of, finish, write_grid
+from grids import LDMI, REPO, TINY, cells_of, finish, write_grid
 
 from ldmi_lightning.benchmarking.cells import Cell
 from ldmi_lightning.benchmarking.runner import DEATHS, Ended, Runner
@@ -242,6 +242,45 @@ def test_a_grid_has_one_table_on_all_engines_also_where_a_worker_is_killed(
     (again,) = (log for log in logs if log.count("$ ") == 2)
     assert again.count("warmup 1/4: ") == 1, "it goes on, and does not begin again"
     assert not list(tmp_path.glob(".cache/ldmi_lightning/runs/*")), "a node keeps nothing of what has ended"
+
+
+AUDIT = [
+    *(
+        "audit",
+        "--config",
+        str(REPO / "configs/quickstart.yaml"),
+        "--folds",
+        "2",
+        "--output",
+        "audit",
+        "--trainer.logger",
+    ),
+    *("CSVLogger", "--model.warmup.epochs", "1", "--model.robust.epochs", "1"),
+]
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What the folds say of the labels by processes of this machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("audited"))
+        assert main(AUDIT) == 0
+        return Path("audit/audit/labels.csv").read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("environment", "engine"), [("slurm", "slurm"), ("ray", "ray")], indirect=["environment"])
+def test_an_audit_says_the_same_of_the_labels_on_all_engines(
+    engine: str, environment: dict[str, str], audited: bytes
+) -> None:
+    done = subprocess.run(
+        [*LDMI, *AUDIT, "--engine", engine, "--jobs", "2"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert Path("audit/audit/labels.csv").read_bytes() == audited
 
 
 def worker_of(run: Path, engine: str) -> int:
