@@ -21,7 +21,8 @@ $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "Installing into .venv (once; PyTorch is large)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev]'
+	-@$(BIN)/python -m compileall -qq -j 0 .venv/lib  # as pip does, on all cores; some packages hold templates that do not compile
 	@touch $@
 
 quickstart: $(READY)  ## Train CE, then L_DMI, on digits with wrong labels, in under a minute

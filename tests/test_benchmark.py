@@ -107,6 +107,7 @@ def test_finished_cells_count_on_another_machine(whole: Path, capsys: pytest.Cap
     assert table_rows(Path("there/of mine/table.md")) == table_rows(whole / "table.md")
 
 
+@pytest.mark.slow
 def test_a_failed_cell_stops_no_other_and_torn_results_count_for_nothing(
     whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

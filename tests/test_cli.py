@@ -4,12 +4,12 @@ import contextlib
 import csv
 import io
 import json
-import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 import yaml
 
 from ldmi_lightning.commands import main, parse_fit
+from ldmi_lightning.runs.folder import make_run_folder
 
 REPO = Path(__file__).parents[1]
 QUICK = [
@@ -208,15 +209,12 @@ def test_options_before_the_config_count_too() -> None:
     assert yaml.safe_load((folder / "config.yaml").read_text())["data"]["init_args"]["noise"]["init_args"]["seed"] == 5
 
 
-def test_two_runs_in_the_same_second_have_folders_of_their_own() -> None:
-    short = ["--model.warmup.epochs", "1", "--model.robust", "null", "--trainer.logger", "false"]
-    command = [sys.executable, "-m", "ldmi_lightning", "fit", *QUICK, *short]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    runs = [subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [run.wait() for run in runs] == [0, 0]
-    folders = list(Path("runs").iterdir())
-    assert len(folders) == 2
-    assert all((folder / "results.json").is_file() for folder in folders)
+def test_two_runs_in_the_same_second_have_folders_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.strftime", lambda _: "20260101-000000")
+    with ThreadPoolExecutor(8) as at_once:
+        made = list(at_once.map(lambda _: make_run_folder(None, "Digits", "No"), range(16)))
+    assert sorted(made) == sorted(Path("runs").iterdir())
+    assert len(made) == 16
 
 
 def test_resuming_goes_on_in_the_same_folder_to_the_same_end(folder: Path) -> None:
