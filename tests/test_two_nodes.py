@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from blobs import equal
 from two_nodes import (
+    SECONDS_TO_BEGIN,
     Started,
     Weights,
     all_end,
@@ -67,11 +68,16 @@ def test_two_nodes_learn_what_one_process_learns_and_node_0_alone_keeps_it(
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Weights:
-    """The last weights of a run on two nodes that nobody disturbs."""
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run on two nodes that nobody disturbs."""
     root = tmp_path_factory.mktemp("whole")
     end_well(start_two(root, "run", EPOCHS))
-    return weights(root / "head/run")
+    return root / "head/run"
+
+
+@pytest.fixture(scope="module")
+def whole(undisturbed: Path) -> Weights:
+    return weights(undisturbed)
 
 
 def run_alone(node: Path, run: Path) -> Started:
@@ -81,7 +87,7 @@ def run_alone(node: Path, run: Path) -> Started:
 
 
 def wait_for_a_random_step(chance: random.Random, run: Path, started: list[Started]) -> None:
-    epochs = chance.randint(1, 2 * EPOCHS - 2)
+    epochs = chance.randint(1, 2 * EPOCHS - 3)
     wait_until(lambda: epochs_of(run) >= epochs, started)
     time.sleep(chance.uniform(0, 0.2))
 
@@ -121,6 +127,29 @@ def test_a_run_that_was_killed_on_one_rank_goes_on_on_two(whole: Weights, tmp_pa
     assert 0 < epochs_of(run) < 2 * EPOCHS
     end_well(start_two(tmp_path, str(run), EPOCHS))
     assert drift(weights(run), whole) < ROUNDING
+
+
+@pytest.mark.slow
+def test_nodes_that_see_different_checkpoints_are_refused_and_a_copy_on_each_will_do(
+    undisturbed: Path, whole: Weights, tmp_path: Path
+) -> None:
+    head, other = (tmp_path / node / "run" for node in ("head", "other"))
+    for run in (head, other):
+        make_node(run.parent, EPOCHS)
+    shutil.copytree(undisturbed, head)
+    shutil.copy(head / "warmup-last.ckpt", head / "last.ckpt")  # as a run leaves it that is ended in its robust stage
+    (head / "results.json").unlink()
+    nodes = start_two(tmp_path, "run", EPOCHS)
+    assert [node.process.wait(SECONDS_TO_BEGIN) for node in nodes] == [1, 1]
+    assert nodes[0].own_lines == [f"ldmi: error: {LOST}"]
+    assert "Rank 0 goes on after epoch 6 of run/last.ckpt, but rank 1 finds nothing" in nodes[1].own_lines[0]
+    assert not other.exists()
+
+    other.mkdir()
+    shutil.copy(head / "last.ckpt", other)
+    end_well(start_two(tmp_path, "run", EPOCHS))
+    assert equal(weights(head), whole)
+    assert [path.name for path in other.iterdir()] == ["last.ckpt"]
 
 
 # -- a job of SLURM ---------------------------------------------------------------------------------------------------
