@@ -266,7 +266,8 @@ def keep_fold(cli: FitCLI, saving: StageCheckpoint) -> None:
     if not isinstance(data, NoisyDataModule) or data.fold is None:
         return
     stage = stage_of_outputs(dict(module.losses.items()), module.chosen or module.progress.stage)
-    kept = [path for which in ("best", "last") if (path := saving.path_of(stage[0], which)).is_file()]
+    places = [saving.path_of(stage[0], which) for which in ("best", "last")]
+    kept = cli.trainer.strategy.broadcast([path for path in places if path.is_file()])  # which rank 0 alone may see
     found = outputs_of(cli.trainer, module, data, kept[0], stage, [FOLD])
     if cli.run.folder is not None:
         outputs.write(cli.run.folder, found)

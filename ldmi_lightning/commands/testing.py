@@ -58,7 +58,8 @@ def test_stages(
     for name in sorted(summaries, key=lambda each: each == chosen):
         measured: dict[str, dict[str, float]] = {}
         for which in ("last", "best"):
-            path = _checkpoint(checkpoint, name, which, is_newest=name == list(summaries)[-1])
+            # Rank 0 alone sees them for certain: the run's folder may be on its machine.
+            path = trainer.strategy.broadcast(_checkpoint(checkpoint, name, which, name == list(summaries)[-1]))
             if testable and path is not None:
                 trainer.loggers = loggers if (name, which) == (chosen, "best") else []
                 trainer.test(module, datamodule=data, ckpt_path=path, verbose=False, weights_only=True)
