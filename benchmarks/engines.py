@@ -1,61 +1,39 @@
-"""What an engine costs: a cell of a grid on each, against the bare process of `ldmi fit` that carries the same run out.
+"""What an engine costs a run, over the bare process that carries the same one out.
 
-    python benchmarks/engines.py --rounds 5
+    python benchmarks/engines.py
 
-A cell of ``configs/grids/quickstart.yaml``, of one epoch a stage, in turn as a bare process, on ``local``, ``slurm`` (submitit's
-processes of this machine where there is no SLURM) and ``ray`` (a cluster on this machine), all in a new folder, one at a time.
-Printed are medians over the rounds of the wall's seconds beyond the bare process of the same round: from when a cell is to be
-carried out to when its results are read. An engine that is not installed is left out, and named.
+The run does nothing but leave a file of ``--megabytes`` in its folder, about what a small run's checkpoints take. In turn it is
+a bare process, and handed to ``local``, to ``slurm`` (submitit's processes of this machine where there is no SLURM: what a
+queue adds is not in it) and to ``ray`` (a cluster on this machine), and asked after as often as ``ldmi benchmark`` does.
+Printed are the wall's seconds beyond the bare process of the same round: of the first run, which may begin a worker, and the
+median of the others. An engine that is not installed is left out, and named.
 """
 
 import argparse
 import contextlib
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from ldmi_lightning.benchmarking.cells import Cell
-from ldmi_lightning.benchmarking.grid import expand, read_grid
-from ldmi_lightning.benchmarking.runner import Runner
-from ldmi_lightning.commands import parse_fit
-from ldmi_lightning.commands.engine_options import ENGINES, LOCAL, add_engine_options, engine_of
-from ldmi_lightning.engines.work import Engine
+from ldmi_lightning.benchmarking.runner import POLL_SECONDS
+from ldmi_lightning.commands.engine_options import ENGINES, add_engine_options, engine_of
+from ldmi_lightning.engines.work import Engine, Outcome, Work
 from ldmi_lightning.errors import UserError
-from ldmi_lightning.runs.folder import LOG
-
-GRID = Path(__file__).parents[1] / "configs/grids/quickstart.yaml"
 
 
-def short(cell: Cell) -> Cell:
-    """Return the cell with one epoch a stage, on the CPU, without a logger."""
-    model = cell.config["model"]
-    stages = {name: {**model["init_args"][name], "epochs": 1} for name in ("warmup", "robust")}
-    quiet = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
-    config = {
-        **cell.config,
-        "trainer": {**cell.config["trainer"], **quiet},
-        "model": {**model, "init_args": {**model["init_args"], **stages}},
-    }
-    return replace(cell, config=config)
+class LeavesAFile(Work):
+    """A run that does nothing else; its configuration is how many bytes the file has."""
 
-
-def seconds(cell: Cell, engine: Engine, folder: Path, bare: bool = False) -> float:
-    """Return how long a cell takes on an engine, as ``ldmi benchmark`` has it carried out, or as a bare process."""
-    runner = Runner(folder, engine, 1, {})
-    begun = time.perf_counter()
-    if bare:
-        work = runner.work_of(cell)
-        fault = "" if work.carry_out().code == 0 else (work.folder / LOG).read_text()
-    else:
-        (ended,) = runner.run([cell], lambda: None)
-        fault = ended.fault
-    if fault:
-        raise SystemExit(fault)
-    return time.perf_counter() - begun
+    def start(self) -> "subprocess.Popen[bytes]":
+        """Begin it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write = "import os, sys; open(sys.argv[1], 'wb').write(os.urandom(int(sys.argv[2])))"
+        return subprocess.Popen([sys.executable, "-c", write, str(self.folder / "last.ckpt"), self.config])
 
 
 @contextlib.contextmanager
@@ -76,22 +54,39 @@ def engines(folder: Path) -> Iterator[dict[str, Engine]]:
         yield made
 
 
+def carry_out(work: Work, engine: Engine | None) -> float:
+    """Return how long a run takes on an engine, or as a bare process."""
+    begun = time.perf_counter()
+    if engine is None:
+        outcome = work.carry_out()
+    else:
+        task = engine.submit(work)
+        while not task.done():
+            time.sleep(POLL_SECONDS)
+        outcome = task.result()
+    taken = time.perf_counter() - begun
+    came_back = engine is None or engine.shares_disk or len((outcome.files or {})["last.ckpt"]) == int(work.config)
+    if not came_back or outcome.code != 0:
+        raise SystemExit(f"{work.folder}: {Outcome(outcome.code)}")
+    return taken
+
+
 def main() -> None:
     """Measure, and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args().rounds
-    cell = short(expand(read_grid(GRID), parse_fit)[0])
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--megabytes", type=float, default=5)
+    options = parser.parse_args()
+    size = str(round(options.megabytes * 1e6))
     with tempfile.TemporaryDirectory() as place, engines(Path(place)) as made:
-        taken: dict[str, list[float]] = {name: [] for name in ("bare", *made)}
-        for number in range(rounds):
-            taken["bare"].append(seconds(cell, made[LOCAL], Path(place) / f"bare-{number}", bare=True))
+        beyond: dict[str, list[float]] = {name: [] for name in made}
+        for number in range(options.rounds):
+            bare = carry_out(LeavesAFile(Path(place) / f"bare-{number}", size, {}, []), None)
             for name, engine in made.items():
-                taken[name].append(seconds(cell, engine, Path(place) / f"{name}-{number}"))
-    print(f"bare process: {np.median(taken['bare']):.2f} s")
-    for name in made:
-        beyond = np.subtract(taken[name], taken["bare"])
-        print(f"{name}: {np.median(beyond):+.2f} s a cell (from {beyond.min():+.2f} to {beyond.max():+.2f})")
+                work = LeavesAFile(Path(place) / f"{name}-{number}", size, {}, [])
+                beyond[name].append(carry_out(work, engine) - bare)
+    for name, (first, *others) in beyond.items():
+        print(f"{name}: {first:.2f} s, later {np.median(others):.2f} s (from {min(others):.2f} to {max(others):.2f} s)")
 
 
 if __name__ == "__main__":
