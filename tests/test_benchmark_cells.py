@@ -194,6 +194,6 @@ def test_every_setting_that_a_shipped_grid_tries_is_understood_and_found_where_i
     tries = tries_of(grid, cells, parse_stage)
     assert len(tries) == 6 * len(grid.methods)
     bench = Benchmark(grid, cells, tries, REPO / "docs/results" / name)
-    if name in PUBLISHED:
+    if (REPO / "docs/results" / name / "table.md").is_file():
         assert all(cell.name in bench.results for cell in bench.cells)
         assert len(bench.tuned) == len(bench.plain)
