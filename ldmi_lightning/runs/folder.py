@@ -24,6 +24,8 @@ CURVES = "curves.csv"
 """What each epoch has come to, whatever the logger."""
 JOINT = "joint.png"
 """The picture of U after each stage."""
+JOINTS = "joint"
+"""The folder of those after each epoch."""
 LOG = "fit.log"
 """What a run of ``ldmi benchmark`` has printed; it stands beside the run's folder."""
 
@@ -127,5 +129,6 @@ def claim(folder: Path) -> TextIO:
             ) from error
         except OSError:
             return lock  # a file system that knows no locks
-        files.remove_unfinished(folder)  # whoever wrote it held the folder, and is no more
+        for each in (folder, folder / JOINTS):
+            files.remove_unfinished(each)  # whoever wrote it held the folder, and is no more
     return lock
