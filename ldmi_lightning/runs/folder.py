@@ -101,7 +101,8 @@ def to_go_on_from(folder: Path) -> Path | None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--run_folder {folder} is a file: name a folder, which need not be there.")
     if folder.is_dir() and not (folder / CONFIG).is_file():
-        others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        unfinished = set(files.unfinished_in(folder))  # of a run that was killed in its first moment
+        others = sorted(path.name for path in {*folder.iterdir()} - unfinished if not path.name.startswith("."))
         if others:
             raise UserError(
                 f"--run_folder {folder} holds no run, but {others[0]}: name a folder that is empty or not there, or that of a "
