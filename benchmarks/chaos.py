@@ -40,6 +40,8 @@ MEGABYTES = 128
 FOLDER, SPACE = "LDMI_CHAOS_FOLDER", "disk"
 LEAKED = "ignore:resource_tracker:UserWarning"
 """What Python says of semaphores of processes that were killed."""
+LAST_LINES = ("ldmi: ", "Stopped. ", "out/table.md")
+"""What the last line of a command begins with that was ended, or whose cells have failed."""
 BADLY = ("lost", "unequal", "hung", "unclear")
 
 
@@ -169,7 +171,7 @@ class Chaos:
             return "hung", ": " + "; ".join(name_of(pid) for pid in left or [running.pid])
         printed = _printed(running)
         last = running.log.read_text().strip().splitlines()[-1:]
-        told = code <= 0 or (last and last[0].startswith(("ldmi: ", "Stopped. ", "out/table.md")))
+        told = code in (0, -signal.SIGKILL, -signal.SIGTERM) or (last and last[0].startswith(LAST_LINES))
         if "Traceback" in printed or "Exception ignored" in printed or not told:
             return "unclear", ": a traceback, or no line that says why it ended"
         return self._compare(running, command) if code == 0 else ("ok", "")
