@@ -9,7 +9,8 @@ engine gives a run out again, and never show a traceback. The fault is undone, a
 
 - hung: it did not end in time, or left processes behind;
 - lost: an epoch that was kept is trained again, or the second command refuses;
-- unequal: a file is left half-written, or weights, optimizers' states, results, metrics or tables are not those of an undisturbed command, bit for bit.
+- unequal: a file is left half-written, or weights, optimizers' states, results, metrics or tables are not those
+  of an undisturbed command, bit for bit.
 
 Linux alone: processes are found in ``/proc``. A full disk needs a mount, for which ``unshare`` makes a place, also without root.
 """
