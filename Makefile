@@ -11,7 +11,7 @@ WORKERS ?= 2
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test slow browser wheel lowest kills errors gpu overhead lint format format-check installed types docs
+.PHONY: help quickstart test slow browser wheel lowest kills chaos errors gpu overhead lint format format-check installed types docs
 .PHONY: doctest structure bench check clean
 
 help:  ## List the targets
@@ -77,6 +77,9 @@ structure: $(READY)  ## Check who imports whom, and what the wheel holds
 
 kills: $(READY)  ## Kill a hundred runs at random moments, on one rank and on two, and resume them
 	$(BIN)/python -m pytest -m kills $(ARGS)
+
+chaos: $(READY)  ## Let a hundred random faults hit all commands that train (ARGS="--faults N --seed S")
+	$(BIN)/python benchmarks/chaos.py $(ARGS)
 
 errors: $(READY)  ## Write docs/errors.md from the mistakes that its test makes
 	@mkdir -p build && rm -f build/errors.tsv

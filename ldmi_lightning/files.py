@@ -87,9 +87,14 @@ def new_folder(folder: Path) -> Iterator[Path]:
         raise
 
 
+def unfinished_in(folder: Path) -> Iterator[Path]:
+    """Return what processes are writing in a folder, or have left half-written there when they were killed."""
+    return folder.glob(f"*.{'[0-9a-f]' * TAG}{UNFINISHED}")
+
+
 def remove_unfinished(folder: Path) -> None:
-    """Remove what killed processes have left in a folder in which nobody else writes; other files stay, whatever their name."""
-    for path in folder.glob(f"*.{'[0-9a-f]' * TAG}{UNFINISHED}"):
+    """Remove what killed processes have left in a folder in which nobody else writes."""
+    for path in unfinished_in(folder):
         path.unlink(missing_ok=True)
 
 

@@ -141,6 +141,16 @@ class Deaf(Work):
         return process
 
 
+def test_a_command_on_ray_is_still_stopped_by_its_own_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = pytest.importorskip("ray")
+    from ldmi_lightning.engines.ray import RayEngine
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(ray, "init", lambda **_: signal.signal(signal.SIGTERM, lambda *_: os.abort()))
+    RayEngine(1, 0)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 # -- what is given ----------------------------------------------------------------------------------------------------
 
 
@@ -245,17 +255,8 @@ def test_a_grid_has_one_table_on_all_engines_also_where_a_worker_is_killed(
 
 
 AUDIT = [
-    *(
-        "audit",
-        "--config",
-        str(REPO / "configs/quickstart.yaml"),
-        "--folds",
-        "2",
-        "--output",
-        "audit",
-        "--trainer.logger",
-    ),
-    *("CSVLogger", "--model.warmup.epochs", "1", "--model.robust.epochs", "1"),
+    *("audit", "--config", str(REPO / "configs/quickstart.yaml"), "--folds", "2", "--output", "audit"),
+    *("--trainer.logger", "CSVLogger", "--model.warmup.epochs", "1", "--model.robust.epochs", "1"),
 ]
 
 

@@ -168,3 +168,14 @@ def test_a_killed_writer_leaves_a_whole_file_and_who_claims_its_folder_removes_t
     claim(tmp_path).close()
     assert names(tmp_path) == [".lock", "last.ckpt"]
     assert is_run_folder(tmp_path)
+
+
+def test_who_claims_a_run_s_folder_removes_half_written_pictures_too_and_nothing_of_runs_below_it(
+    tmp_path: Path,
+) -> None:
+    for name in ("joint/epoch-0001.png", "run/last.ckpt"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / f"{name}.{'a' * files.TAG}{files.UNFINISHED}").touch()
+    claim(tmp_path).close()
+    assert names(tmp_path / "joint") == []
+    assert len(names(tmp_path / "run")) == 1, "a run below the folder of its cell may be at work"

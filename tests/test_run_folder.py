@@ -16,10 +16,12 @@ from blobs import equal
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from torch import Tensor
 
+from ldmi_lightning import files
 from ldmi_lightning.commands import main
 from ldmi_lightning.commands.begin_together import BeginTogether
 from ldmi_lightning.commands.lightning import without_requeue
 from ldmi_lightning.errors import UserError
+from ldmi_lightning.runs.folder import to_go_on_from
 
 pytestmark = pytest.mark.usefixtures("in_own_folder")
 
@@ -54,6 +56,11 @@ def test_the_same_command_begins_and_goes_on(capsys: pytest.CaptureFixture[str])
 
     assert main([*FIT, *SHORT, "--seed_everything", "2"]) == 2
     assert "data.noise (seed) is 2, but was 1" in capsys.readouterr().err
+
+
+def test_a_run_that_was_killed_while_it_wrote_its_first_file_is_begun_again(tmp_path: Path) -> None:
+    (tmp_path / f"config.yaml.{'0' * files.TAG}{files.UNFINISHED}").touch()
+    assert to_go_on_from(tmp_path) is None
 
 
 def test_what_is_no_run_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from ldmi_lightning.commands import main
 from ldmi_lightning.datamodules import DigitsDataModule
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.noise import PairFlipNoise
-from ldmi_lightning.runs.stage_cache import StageCache, code_fingerprint, keys_of
+from ldmi_lightning.runs.stage_cache import StageCache, code_fingerprint, keys_of, remove_unfinished, tag_of
 
 CONFIG = str(Path(__file__).parents[1] / "configs/quickstart.yaml")
 METHODS = Path(__file__).parents[1] / "configs/methods"
@@ -236,6 +236,13 @@ def test_entry_is_seen_whole_or_not_at_all_by_runs_that_keep_it_at_once(finished
         each.join()
     assert seen == [["warmup"]] * 4
     assert [path.name for path in Path("cache").iterdir()] == ["a" * 32]
+
+
+def test_what_a_run_was_keeping_when_it_was_killed_is_removed_by_its_own_next_process_alone() -> None:
+    for run in ("mine", "other"):
+        Path(f"cache/{tag_of(Path(run))}-{'0' * 32}.tmp").mkdir(parents=True)
+    remove_unfinished("cache", Path("mine"))
+    assert [path.name.partition("-")[0] for path in Path("cache").iterdir()] == [tag_of(Path("other"))]
 
 
 def test_run_goes_on_where_a_stage_cannot_be_kept(

@@ -40,7 +40,7 @@ from ldmi_lightning.runs.folder import (
 )
 from ldmi_lightning.runs.loggers import RunCSVLogger, logger_config, offline_runs, open_wandb
 from ldmi_lightning.runs.outputs import OUTPUTS
-from ldmi_lightning.runs.stage_cache import StageCache, keys_of
+from ldmi_lightning.runs.stage_cache import StageCache, keys_of, remove_unfinished
 from ldmi_lightning.saying import say
 from ldmi_lightning.training.compat import callbacks_of, is_fast_dev_run
 from ldmi_lightning.training.module import LDMIModule
@@ -62,6 +62,8 @@ def fit(words: list[str], run: Run) -> None:
     cli = FitCLI("fit", in_order(words), run)
     introduce(cli)
     arguments = cli.arguments()
+    if cli.config.stage_cache is not None and cli.run.folder is not None:
+        remove_unfinished(cli.config.stage_cache, cli.run.folder)
     if cli.config.stage_cache is not None and cli.config.ckpt_path is None:
         arguments["ckpt_path"] = begin_after_shared_stages(cli, cli.config.stage_cache)
     cli.trainer.fit(**arguments)

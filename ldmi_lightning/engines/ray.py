@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,10 @@ class RayEngine:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         self._ours = not ray.is_initialized()
         if self._ours:
+            stop = signal.getsignal(signal.SIGTERM)
             ray.init(log_to_driver=False, logging_level=logging.ERROR)
+            # Ray's own handler aborts the process, whose runs then do not stop by themselves.
+            signal.signal(signal.SIGTERM, stop)
         # One that dies is given out again by who has asked for it, and by nobody else.
         self._task: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(carry_out)
 

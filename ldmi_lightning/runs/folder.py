@@ -24,6 +24,8 @@ CURVES = "curves.csv"
 """What each epoch has come to, whatever the logger."""
 JOINT = "joint.png"
 """The picture of U after each stage."""
+JOINTS = "joint"
+"""The folder of those after each epoch."""
 LOG = "fit.log"
 """What a run of ``ldmi benchmark`` has printed; it stands beside the run's folder."""
 
@@ -99,7 +101,8 @@ def to_go_on_from(folder: Path) -> Path | None:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--run_folder {folder} is a file: name a folder, which need not be there.")
     if folder.is_dir() and not (folder / CONFIG).is_file():
-        others = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+        unfinished = set(files.unfinished_in(folder))  # of a run that was killed in its first moment
+        others = sorted(path.name for path in {*folder.iterdir()} - unfinished if not path.name.startswith("."))
         if others:
             raise UserError(
                 f"--run_folder {folder} holds no run, but {others[0]}: name a folder that is empty or not there, or that of a "
@@ -127,5 +130,6 @@ def claim(folder: Path) -> TextIO:
             ) from error
         except OSError:
             return lock  # a file system that knows no locks
-        files.remove_unfinished(folder)  # whoever wrote it held the folder, and is no more
+        for each in (folder, folder / JOINTS):
+            files.remove_unfinished(each)  # whoever wrote it held the folder, and is no more
     return lock

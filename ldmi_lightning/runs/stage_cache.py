@@ -118,7 +118,7 @@ class StageCache:
             return
         if not (run_folder / checkpoint_name(stage, "last")).exists():
             return
-        unfinished = self.folder / f"{uuid.uuid4().hex}{files.UNFINISHED}"
+        unfinished = self.folder / f"{tag_of(run_folder)}-{uuid.uuid4().hex}{files.UNFINISHED}"
         unfinished.mkdir(parents=True)
         try:
             later = list(self.keys)[list(self.keys).index(stage) + 1 :]
@@ -135,6 +135,17 @@ class StageCache:
                 raise
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def tag_of(run_folder: Path) -> str:
+    """Return what the name of an entry that a run has not yet written to its end begins with."""
+    return hashlib.sha256(str(run_folder.resolve()).encode()).hexdigest()[: files.TAG]
+
+
+def remove_unfinished(folder: str | Path, run_folder: Path) -> None:
+    """Remove what the run of a folder was keeping when it was killed; other runs may be writing theirs."""
+    for left in Path(folder).glob(f"{tag_of(run_folder)}-*{files.UNFINISHED}"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def without(checkpoint: dict[str, Any], later: Sequence[str]) -> dict[str, Any]:
