@@ -71,7 +71,7 @@ def main(args: list[str] | None = None) -> int:
         with ENDING:
             return carry_out(words)
     except (UserError, OSError, RuntimeError) as error:
-        line = line_of(error)
+        line = line_of(error, *words[:1])
         if os.environ.get("LDMI_TRACEBACK") or not line:
             raise
         print(f"ldmi: error: {line}", file=sys.stderr)

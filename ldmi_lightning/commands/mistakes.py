@@ -11,17 +11,26 @@ LOST_RANK = re.compile(
 )
 
 
-def line_of(error: Exception) -> str:
+MAKE_ROOM = "Make room, or choose another folder with"
+
+
+def line_of(error: Exception, command: str = "fit") -> str:
     """Say what went wrong; nothing for an error that only a traceback explains.
 
-    >>> line_of(OSError(28, "No space left on device", "runs/a.ckpt")).partition(". ")[0]
-    'No space left on device (runs/a.ckpt)'
+    Args:
+        error: what was raised.
+        command: in which.
+
+    >>> line_of(OSError(28, "No space left on device", "out/table.md"), "benchmark")
+    'No space left on device (out/table.md). Make room, or choose another folder with --output.'
     """
     if isinstance(error, OSError) and error.strerror:
         place = f" ({error.filename})" if error.filename else ""
+        if command != "fit":
+            return f"{error.strerror}{place}. {MAKE_ROOM} --output."
         return (
-            f"{error.strerror}{place}. Make room, or choose another folder with --trainer.default_root_dir; a run that was "
-            "stopped is resumed with --ckpt_path RUN/last.ckpt."
+            f"{error.strerror}{place}. {MAKE_ROOM} --trainer.default_root_dir; a run that was stopped is resumed with "
+            "--ckpt_path RUN/last.ckpt."
         )
     said = " ".join(str(error).split())
     if not isinstance(error, RuntimeError):
