@@ -151,6 +151,22 @@ def test_a_command_on_ray_is_still_stopped_by_its_own_handler(monkeypatch: pytes
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_a_job_of_this_machine_that_is_cancelled_shows_no_traceback(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("submitit")
+    from ldmi_lightning.engines.slurm import CONTROLLERS, SlurmEngine
+
+    task = SlurmEngine(tmp_path, 1, 0, None, 10).submit(Work(tmp_path / "cell", "", {"accelerator": "cpu"}, []))
+    while not list(tmp_path.glob("*_log.out")):
+        time.sleep(0.05)
+    task.cancel()
+    while not task.done():
+        time.sleep(0.05)
+    assert "KeyboardInterrupt" in (tmp_path / CONTROLLERS).read_text()
+    assert capfd.readouterr().err == ""
+
+
 # -- what is given ----------------------------------------------------------------------------------------------------
 
 

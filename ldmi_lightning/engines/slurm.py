@@ -1,5 +1,8 @@
 """Runs as jobs of SLURM, by ``submitit``; where there is no SLURM, it keeps them on this machine, and says so."""
 
+import contextlib
+import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,9 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError, Uncomplet
 
 from ldmi_lightning.engines.work import Outcome, Work, finish, stop
 from ldmi_lightning.errors import UserError
+
+CONTROLLERS = "controllers.log"
+"""What submitit's processes of this machine say where no SLURM is: a traceback, where a job of theirs is cancelled."""
 
 
 class Job:
@@ -68,6 +74,7 @@ class SlurmEngine:
     shares_disk = True
 
     def __init__(self, folder: Path, cpus: int, gpus: int, partition: str | None, minutes: int) -> None:
+        self._folder = folder
         self._executor = submitit.AutoExecutor(folder)
         options: dict[str, Any] = {"name": "ldmi", "timeout_min": minutes, "cpus_per_task": cpus, "gpus_per_node": gpus}
         if partition is not None:
@@ -87,9 +94,24 @@ class SlurmEngine:
             UserError: SLURM refuses the job.
         """
         try:
-            return SlurmTask(self._executor.submit(Job(replace(work, folder=work.folder.absolute()))))
+            with _errors_into(self._folder / CONTROLLERS):
+                return SlurmTask(self._executor.submit(Job(replace(work, folder=work.folder.absolute()))))
         except FailedSubmissionError as error:
             raise UserError(f"SLURM refuses the job: {str(error).strip().splitlines()[-1]}") from error
 
     def shutdown(self) -> None:
         """Hold nothing: jobs are SLURM's."""
+
+
+@contextlib.contextmanager
+def _errors_into(path: Path) -> Iterator[None]:
+    """Let processes that begin meanwhile write their errors into a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    own = os.dup(2)
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(own, 2)
+        os.close(own)
