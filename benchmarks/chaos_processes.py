@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -100,6 +101,8 @@ def _carry_out(words: list[str]) -> None:
         code = main(words)
     except SystemExit as stop:
         code = int(stop.code or 0)
+    except BaseException:
+        traceback.print_exc()  # as Python does, which this process does not end by
     finally:
         sys.stdout.flush()
         os._exit(code)

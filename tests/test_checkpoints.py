@@ -280,6 +280,23 @@ def test_an_error_after_the_training_loses_no_checkpoint(
     assert (last.parent / "results.json").is_file()
 
 
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_folder_that_may_not_be_written_to_is_named(
+    moved: bool, make_trainer: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning says nothing where a file cannot be opened, and speaks of fsspec where it cannot be moved to its place."""
+
+    def denied(*_: Any, **__: Any) -> None:
+        denial = PermissionError(errno.EACCES, os.strerror(errno.EACCES), "somewhere")
+        if moved:
+            denial.__context__ = OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        raise denial
+
+    monkeypatch.setattr("fsspec.implementations.local.LocalFileSystem.open", denied)
+    with pytest.raises(PermissionError, match=r"Permission denied: 'runs/.+/warmup-best\.ckpt"):
+        make_trainer(default_root_dir="runs").fit(ldmi(*three_and_three()), digits())
+
+
 def line_of(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     """Run a command that must be refused; return its one line."""
     capsys.readouterr()

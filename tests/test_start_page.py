@@ -14,6 +14,7 @@ SHORT = ["--model.warmup.epochs", "2", "--model.robust.epochs", "2", "--trainer.
 SHORT += ["--trainer.logger", "false"]
 
 
+@pytest.mark.slow
 def test_the_commands_lead_to_an_audited_data_set_and_a_run_on_it(
     in_own_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,10 +1,12 @@
 """Checkpoints are checked before Lightning reads them, from Python as from the command line."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.plugins.io import CheckpointIO
+from pytorch_lightning.plugins.io import CheckpointIO, TorchCheckpointIO
 from pytorch_lightning.strategies import Strategy
 
 from ldmi_lightning import checkpoints
@@ -24,8 +26,18 @@ class CheckedIO(CheckpointIO):
         self.inner, self.strategy = inner, strategy
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        """Write a checkpoint."""
-        self.inner.save_checkpoint(checkpoint, path, storage_options)
+        """Write a checkpoint.
+
+        Raises:
+            PermissionError: the folder may not be written to, which Lightning keeps to itself, or takes for an old fsspec.
+        """
+        try:
+            self.inner.save_checkpoint(checkpoint, path, storage_options)
+        except RuntimeError as error:
+            if not isinstance(error.__cause__, PermissionError):
+                raise
+        if isinstance(self.inner, TorchCheckpointIO) and "://" not in str(path) and not Path(path).exists():
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Read a checkpoint that is intact, on all ranks together; one at a URL is left to what reads it."""
