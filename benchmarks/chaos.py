@@ -30,7 +30,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from chaos_processes import MARK, Running, name_of, words_of
+from chaos_processes import MARK, RANK, RUN, Running, name_of, words_of
 from chaos_runs import DISK, Command, commands_in, differences, left_by, runs_in
 
 SECONDS_TO_END = 30.0
@@ -229,11 +229,10 @@ def part_of(part: str, running: Running) -> int | None:
     """Return the process that is to be hit; ``None`` where there is none at the moment."""
     for pid in running.processes():
         with suppress(OSError):
-            if part == "loader's worker" and Path(f"/proc/{pid}/comm").read_text().startswith("pt_data_worker"):
+            name = Path(f"/proc/{pid}/comm").read_text().strip()
+            if (part, name) == ("rank", RANK) or (part == "loader's worker" and name.startswith("pt_data_worker")):
                 return pid
-            if part == "rank" and b"LOCAL_RANK=1" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-                return pid
-            if part == "engine's worker" and "ldmi_lightning fit" in words_of(pid):
+            if part == "engine's worker" and (name == RUN or "ldmi_lightning fit" in words_of(pid)):
                 parent = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
                 return parent if pid % 2 and parent in running.processes() else pid
     return None

@@ -27,6 +27,8 @@ SCRIPT = str(Path(__file__).parents[1] / "ldmi_lightning/__main__.py")
 MARK = "LDMI_CHAOS"
 """Environment variable by which all processes of a command are found, also those whose parent is no more."""
 BEGUN = "Run folder: "
+RANK, RUN = "ldmi rank", "ldmi fit"
+"""What forked processes are called: that of another rank, and that of an engine's run."""
 
 
 class Running:
@@ -148,6 +150,7 @@ class Forked:
         if stdout is not None:
             _print_into(stdout)
         rank_zero_only.rank = int(env.get("LOCAL_RANK", 0))
+        Path("/proc/self/comm").write_text(RANK if rank_zero_only.rank else RUN)
         _carry_out(args[next(n for n, word in enumerate(args) if "ldmi_lightning" in word and n) + 1 :])
 
     def poll(self) -> int | None:
