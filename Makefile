@@ -22,7 +22,8 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Installing into .venv (once; PyTorch is large)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev]'
-	-@$(BIN)/python -m compileall -qq -j 0 .venv/lib  # as pip does, on all cores; some packages hold templates that do not compile
+	@# As pip does, but on all cores; some packages hold templates that do not compile.
+	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
 	@touch $@
 
 quickstart: $(READY)  ## Train CE, then L_DMI, on digits with wrong labels, in under a minute

@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import re
 import shlex
 import signal
@@ -207,6 +208,18 @@ def test_options_before_the_config_count_too() -> None:
     assert results(folder)["seed"] == 5
     assert results(folder)["noise"]["seed"] == 5, "the noise takes the run's seed"
     assert yaml.safe_load((folder / "config.yaml").read_text())["data"]["init_args"]["noise"]["init_args"]["seed"] == 5
+
+
+@pytest.mark.slow
+def test_two_commands_at_once_have_folders_of_their_own() -> None:
+    short = ["--model.warmup.epochs", "1", "--model.robust", "null", "--trainer.logger", "false"]
+    command = [sys.executable, "-m", "ldmi_lightning", "fit", *QUICK, *short]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    runs = [subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [run.wait() for run in runs] == [0, 0]
+    folders = list(Path("runs").iterdir())
+    assert len(folders) == 2
+    assert all((folder / "results.json").is_file() for folder in folders)
 
 
 def test_two_runs_in_the_same_second_have_folders_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

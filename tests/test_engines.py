@@ -17,6 +17,7 @@ from grids import LDMI, REPO, TINY, cells_of, finish, write_grid
 from ldmi_lightning.benchmarking.cells import Cell
 from ldmi_lightning.benchmarking.runner import DEATHS, Ended, Runner
 from ldmi_lightning.commands import main, parse_fit
+from ldmi_lightning.commands.engine_options import ENGINES
 from ldmi_lightning.engines.local import LocalEngine
 from ldmi_lightning.engines.work import Outcome, Work, left_in, put_into
 
@@ -206,7 +207,6 @@ TWELVE = {
     "rates": [0.4, 0.6],
     "options": {**TINY["options"], "trainer.logger": "CSVLogger", "model.warmup.epochs": 4},
 }
-ENGINES = ["local", "slurm", "ray"]
 
 
 @pytest.fixture(scope="module")

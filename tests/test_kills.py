@@ -131,7 +131,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], flo
     return left, seconds
 
 
-@pytest.mark.parametrize(("seed", "most"), [(0, 2), *(pytest.param(seed, 5, marks=HUNDRED) for seed in range(1, 21))])
+@pytest.mark.parametrize(("seed", "most"), [(0, 2), *(pytest.param(seed, 5, marks=HUNDRED) for seed in range(21))])
 def test_kills_at_random_moments_leave_no_trace(
     seed: int, most: int, whole: tuple[dict[str, Any], float], tmp_path: Path
 ) -> None:

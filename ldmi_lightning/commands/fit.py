@@ -62,10 +62,11 @@ def fit(words: list[str], run: Run) -> None:
     cli = FitCLI("fit", in_order(words), run)
     introduce(cli)
     arguments = cli.arguments()
-    if cli.config.stage_cache is not None and cli.run.folder is not None:
-        remove_unfinished(cli.config.stage_cache, cli.run.folder)
-    if cli.config.stage_cache is not None and cli.config.ckpt_path is None:
-        arguments["ckpt_path"] = begin_after_shared_stages(cli, cli.config.stage_cache)
+    if (cache := cli.config.stage_cache) is not None:
+        if cli.run.folder is not None:
+            remove_unfinished(cache, cli.run.folder)
+        if cli.config.ckpt_path is None:
+            arguments["ckpt_path"] = begin_after_shared_stages(cli, cache)
     cli.trainer.fit(**arguments)
     conclude(cli, begun)
 

@@ -26,7 +26,7 @@ def line_of(error: Exception, command: str = "fit") -> str:
     """
     if isinstance(error, OSError) and error.strerror:
         place = f" ({error.filename})" if error.filename else ""
-        if command != "fit":
+        if command not in ("fit", "validate", "test"):  # which have no --output
             return f"{error.strerror}{place}. {MAKE_ROOM} --output."
         return (
             f"{error.strerror}{place}. {MAKE_ROOM} --trainer.default_root_dir; a run that was stopped is resumed with "

@@ -74,7 +74,6 @@ class SlurmEngine:
     shares_disk = True
 
     def __init__(self, folder: Path, cpus: int, gpus: int, partition: str | None, minutes: int) -> None:
-        self._folder = folder
         self._executor = submitit.AutoExecutor(folder)
         options: dict[str, Any] = {"name": "ldmi", "timeout_min": minutes, "cpus_per_task": cpus, "gpus_per_node": gpus}
         if partition is not None:
@@ -94,7 +93,7 @@ class SlurmEngine:
             UserError: SLURM refuses the job.
         """
         try:
-            with _errors_into(self._folder / CONTROLLERS):
+            with _errors_into(self._executor.folder / CONTROLLERS):
                 return SlurmTask(self._executor.submit(Job(replace(work, folder=work.folder.absolute()))))
         except FailedSubmissionError as error:
             raise UserError(f"SLURM refuses the job: {str(error).strip().splitlines()[-1]}") from error
