@@ -84,6 +84,12 @@ def equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def drift(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    """Return the greatest difference between two runs' weights."""
+    assert one.keys() == other.keys()
+    return max(float((value - other[name]).abs().max()) for name, value in one.items())
+
+
 def run_folder(root: Path) -> Path:
     """Return the one run folder, beside which nothing may lie."""
     (folder,) = root.iterdir()

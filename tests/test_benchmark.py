@@ -17,6 +17,7 @@ import pytest
 import yaml
 from grids import LDMI, REPO, TINY, table_rows, without_times, write_grid
 from PIL import Image
+from processes import children_of, is_running
 from wandb.sdk.launch.sweeps import utils as sweep_utils
 
 from ldmi_lightning.benchmarking.cells import Cell
@@ -147,18 +148,6 @@ def wait_for(pattern: str, runner: subprocess.Popen[str]) -> Path:
     return found[0]
 
 
-def children(runner: subprocess.Popen[str]) -> list[int]:
-    return [int(pid) for pid in Path(f"/proc/{runner.pid}/task/{runner.pid}/children").read_text().split()]
-
-
-def is_running(pid: int) -> bool:
-    stat = Path(f"/proc/{pid}/stat")
-    try:
-        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 linux_alone = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at /proc")
 
 
@@ -173,7 +162,7 @@ def test_a_killed_grid_goes_on_and_gives_the_same_table(whole: Path) -> None:
     grid = str(write_grid())
     runner = start(grid)
     checkpoint = wait_for("results/grid/cells/*-dmi-*/*/last.ckpt", runner)
-    (run,) = children(runner)
+    (run,) = children_of(runner.pid)
     os.kill(run, signal.SIGSTOP)  # in mid-cell, and not a moment later
     runner.kill()
     runner.communicate()
@@ -201,7 +190,7 @@ def test_a_stopped_grid_stops_its_runs_and_says_how_to_go_on(stop: signal.Signal
     epochs = {"model.warmup.epochs": 2, "model.robust.epochs": 200}
     runner = start(str(write_grid(options=epochs, seeds=[1, 2])), "--jobs", "2")
     checkpoints = [wait_for(f"results/grid/cells/*-seed{seed}-*/*/last.ckpt", runner) for seed in (1, 2)]
-    pids = children(runner)
+    pids = children_of(runner.pid)
     assert len(pids) == 2
     runner.send_signal(stop)
     printed = runner.communicate()[0]

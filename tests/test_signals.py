@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import children_of, is_running
 from torch import Tensor
 
 from ldmi_lightning.commands.mistakes import line_of
@@ -53,9 +54,9 @@ class TwoRanks:
     def second(self) -> int | None:
         """Process id of rank 1, once it has been launched."""
         with contextlib.suppress(OSError):
-            for child in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split():
+            for child in children_of(self.process.pid):
                 if "LOCAL_RANK=1\0" in Path(f"/proc/{child}/environ").read_text():
-                    return int(child)
+                    return child
         return None
 
     def wait_for_second(self) -> None:
@@ -74,9 +75,9 @@ class TwoRanks:
         end = time.monotonic() + SECONDS_TO_END
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(SECONDS_TO_END)
-        while second is not None and _runs(second) and time.monotonic() < end:
+        while second is not None and is_running(second) and time.monotonic() < end:
             time.sleep(0.05)
-        waiting = [pid for pid in (self.process.pid, second) if pid is not None and _runs(pid)]
+        waiting = [pid for pid in (self.process.pid, second) if pid is not None and is_running(pid)]
         self.end()
         assert not waiting, f"{len(waiting)} processes have not ended: {self.printed()}"
 
@@ -88,12 +89,6 @@ class TwoRanks:
 
     def printed(self) -> str:
         return self.log.read_text()
-
-
-def _runs(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
 
 
 Whole = tuple[dict[str, Tensor], float, float]
@@ -260,9 +255,9 @@ def test_a_rank_does_not_outlive_the_process_that_launched_it() -> None:
     run = subprocess.run([sys.executable, "-c", launcher], capture_output=True, text=True)
     assert run.returncode == -signal.SIGKILL
     end = time.monotonic() + 5
-    while _runs(int(run.stdout)) and time.monotonic() < end:
+    while is_running(int(run.stdout)) and time.monotonic() < end:
         time.sleep(0.05)
-    assert not _runs(int(run.stdout))
+    assert not is_running(int(run.stdout))
 
 
 def test_a_broken_connection_is_told_as_one() -> None:

@@ -11,14 +11,14 @@ import time
 from pathlib import Path
 
 import pytest
-from blobs import equal
+from blobs import drift, equal
+from processes import children_of
 from two_nodes import (
     SECONDS_TO_BEGIN,
     Started,
     Weights,
     all_end,
     alone,
-    drift,
     end_well,
     epochs_of,
     example,
@@ -100,7 +100,7 @@ def test_a_killed_rank_ends_all_and_the_run_goes_on_on_two_ranks_and_on_one(
     run, killed = tmp_path / "shared", seed % 2
     nodes = start_two(tmp_path, str(run), EPOCHS)
     wait_for_a_random_step(random.Random(seed), run, nodes)
-    ranks = [pid for node in nodes for pid in node.children]
+    ranks = [pid for node in nodes for pid in children_of(node.process.pid)]
     assert len(ranks) == 2
     os.kill(ranks[killed], signal.SIGKILL)
     everyone = [*ranks, *(node.process.pid for node in nodes)]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from processes import is_running
 from torch import Tensor
 
 REPO = Path(__file__).parents[1]
@@ -85,15 +86,6 @@ class Started:
             )
 
     @property
-    def children(self) -> list[int]:
-        with contextlib.suppress(OSError):
-            return [
-                int(pid)
-                for pid in Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
-            ]
-        return []
-
-    @property
     def printed(self) -> str:
         return self.log.read_text()
 
@@ -134,12 +126,6 @@ def wait_until(true: Callable[[], bool], started: Sequence[Started], seconds: fl
         time.sleep(0.02)
 
 
-def is_running(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
 def all_end(started: Sequence[Started], pids: Sequence[int], seconds: float) -> None:
     """Wait until all of the processes have ended, which must be soon; none is left behind."""
     begun = time.monotonic()
@@ -160,9 +146,3 @@ def weights(run: Path) -> Weights:
     assert (run / "results.json").exists()
     found: Weights = torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
     return found
-
-
-def drift(one: Weights, other: Weights) -> float:
-    """Return the greatest difference between two runs' weights."""
-    assert one.keys() == other.keys()
-    return max(float((value - other[name]).abs().max()) for name, value in one.items())
