@@ -21,9 +21,8 @@ $(READY): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python" >&2; exit 1; }
 	@echo "Installing into .venv (once; PyTorch is large)"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt --editable '.[dev]'
-	@# As pip does, but on all cores; some packages hold templates that do not compile.
-	@$(BIN)/python -m compileall -qq -j 0 .venv/lib || true
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 quickstart: $(READY)  ## Train CE, then L_DMI, on digits with wrong labels, in under a minute
@@ -44,10 +43,10 @@ wheel: $(READY)  ## Build the wheel, and run the quickstart from it in an empty 
 lowest:  ## Run the tests with the lowest versions that pyproject.toml allows, in build/lowest
 	rm -rf $(LOWEST)
 	$(PYTHON) -m venv $(LOWEST)
-	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	$(LOWEST)/bin/uv pip compile --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --extra $(EXTRAS) \
 	  --output-file $(LOWEST)/versions.txt pyproject.toml
-	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/versions.txt \
+	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --constraint $(LOWEST)/versions.txt \
 	  --editable '.[$(EXTRAS)]' build hypothesis pytest pytest-timeout pytest-xdist setuptools
 	$(LOWEST)/bin/python -m pytest -W default -m "$(QUICK)" -n $(WORKERS) --dist loadfile $(ARGS)
 

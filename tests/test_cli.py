@@ -404,6 +404,7 @@ def test_every_shipped_config_parses(config: Path, capsys: pytest.CaptureFixture
     assert printed["model"]["init_args"]["warmup"]["loss"]["class_path"] == "ldmi_lightning.losses.CELoss"
 
 
+@pytest.mark.slow
 def test_the_fashion_mnist_config_runs_on_the_real_data() -> None:
     root = REPO.parent / "shared/data/fashion_mnist"
     if not root.is_dir():

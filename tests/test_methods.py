@@ -17,8 +17,8 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 METHODS = sorted(path.stem for path in (CONFIGS / "methods").glob("*.yaml") if not path.stem.startswith("recipe"))
 RECIPES = sorted(path.stem for path in (CONFIGS / "methods").glob("recipe*.yaml"))
 DATA = ["cifar10", "clothing1m", "dogs_vs_cats", "fashion_mnist", "mr"]
-IMAGES = ("cifar10", "dogs_vs_cats")
-"""What differs from Fashion-MNIST in its net alone here, which is not that of the configuration."""
+IMAGES = ("cifar10", "clothing1m", "dogs_vs_cats")
+"""What differs from Fashion-MNIST in its net alone here, which is not that of the configuration, and in being streamed."""
 LOSSES = {
     "ce": "CELoss",
     "co-teaching": "CoTeaching",
@@ -105,7 +105,9 @@ def test_there_is_an_overlay_for_each_method() -> None:
 @pytest.mark.parametrize(
     ("data", "method"),
     [
-        pytest.param(data, method, marks=[pytest.mark.slow] if data in IMAGES and method in ("ce", "fw", "gce") else [])
+        pytest.param(
+            data, method, marks=[pytest.mark.slow] if data in IMAGES and method in ("ce", "dmi", "fw", "gce") else []
+        )
         for data, method in PAIRS
     ],
 )

@@ -100,6 +100,7 @@ def test_two_ranks_predict_a_plain_data_set_as_one_does(
     assert (two.argmax(axis=1) == load_digits().target[:251]).mean() > 0.7
 
 
+@pytest.mark.slow
 def test_rows_that_cannot_be_put_in_order_are_refused_in_one_line(checkpoint: Path, tmp_path: Path) -> None:
     run = predict(checkpoint, tmp_path, "--trainer.devices", "2", "--data", "plain_data.Unordered")
     assert run.returncode == 2

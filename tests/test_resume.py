@@ -152,7 +152,7 @@ class Streamed(pl.LightningDataModule):
         return self._loader("val", False)
 
 
-@pytest.mark.parametrize("epoch", [2, 3])
+@pytest.mark.parametrize("epoch", [2, pytest.param(3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("shuffle", "workers"), [(False, 0), (True, 0), (True, 2)])
 def test_run_on_pytorchs_own_loaders_resumes_too(
     make_trainer: MakeTrainer, tmp_path: Path, shuffle: bool, workers: int, epoch: int

@@ -42,6 +42,7 @@ EPOCHS = 6
 KILLS = [pytest.mark.kills, pytest.mark.slow]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_own_folder")
 def test_two_nodes_learn_what_one_process_learns_and_node_0_alone_keeps_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
