@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "Installing into .venv (once; PyTorch is large)"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 quickstart: $(READY)  ## Train CE, then L_DMI, on digits with wrong labels, in under a minute
@@ -46,7 +46,7 @@ lowest:  ## Run the tests with the lowest versions that pyproject.toml allows, i
 	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	$(LOWEST)/bin/uv pip compile --quiet --python $(LOWEST)/bin/python --resolution lowest-direct --extra $(EXTRAS) \
 	  --output-file $(LOWEST)/versions.txt pyproject.toml
-	$(LOWEST)/bin/uv pip install --quiet --python $(LOWEST)/bin/python --constraint $(LOWEST)/versions.txt \
+	$(LOWEST)/bin/uv pip install --quiet --compile-bytecode --python $(LOWEST)/bin/python --constraint $(LOWEST)/versions.txt \
 	  --editable '.[$(EXTRAS)]' build hypothesis pytest pytest-timeout pytest-xdist setuptools
 	$(LOWEST)/bin/python -m pytest -W default -m "$(QUICK)" -n $(WORKERS) --dist loadfile $(ARGS)
 
