@@ -372,7 +372,7 @@ COMMANDS = {
 }
 
 
-@pytest.fixture(scope="module", params=["devices", pytest.param("torchrun", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in ("devices", "torchrun")])
 def fitted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """Fit the quickstart on two ranks by a command; return where, and the lines that it printed."""
     where = tmp_path_factory.mktemp(request.param)

@@ -383,6 +383,7 @@ def fill_for_ever(images: ImageFiles) -> None:
             path.unlink()
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_nothing_in_the_cache_is_torn(folder: Path) -> None:
     images = files(folder, cache=folder / "cache")
     expected = everything(images)

@@ -14,7 +14,8 @@ from ldmi_lightning.benchmarking.cells import Cell
 from ldmi_lightning.benchmarking.summary import WARM_UP, Row, is_dominant, number_of_classes
 
 COLUMNS = 3
-STYLES = list(zip(["C0", "C1", "C2", "C4", "C3", "C5", "C6", "C9", "C8", "k"], "os^vDPX*ph", strict=True))
+COLOURS = ["C0", "C1", "C2", "C4", "C3", "C5", "C6", "C9", "C8", "k", "navy"]
+MARKERS = "os^vDPX*phd"
 KNOWN = ("ce", "fw", "gce", "lccn", "dmi", "dmi-refine")
 """Methods that look the same in every figure."""
 
@@ -72,8 +73,10 @@ def _panel(row: Row) -> tuple[str, str]:
 
 
 def _style(method: str, methods: Sequence[str]) -> tuple[str, str]:
-    styled = [*KNOWN, *(each for each in methods if each not in KNOWN)]
-    return STYLES[styled.index(method) % len(STYLES)]
+    """Return colour and marker, which no two of the first 121 methods share."""
+    place = [*KNOWN, *(each for each in methods if each not in KNOWN)].index(method)
+    rounds, within = divmod(place, len(COLOURS))
+    return COLOURS[within], MARKERS[(within + rounds) % len(MARKERS)]
 
 
 def _draw_patterns(axes: Axes, rows: Sequence[Row], methods: Sequence[str]) -> None:
