@@ -81,6 +81,8 @@ def reasons() -> Iterator[None]:
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     try:
         yield
+    except datasets.exceptions.DataFilesNotFoundError as error:
+        raise UnreadableDataset("it holds no files of data") from error
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnreadableDataset(reason.rstrip(".")) from error

@@ -5,6 +5,7 @@ import csv
 import io
 import re
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -214,8 +215,11 @@ def read_numbers(
     if not end or any(names.count(name) > 1 for name in columns) or ODD.search(rest) or not rest.strip():
         return None
     try:
-        table = np.loadtxt(io.StringIO(rest, newline=""), np.int64, comments=None, delimiter=",", ndmin=2)
-    except ValueError:
+        with warnings.catch_warnings():
+            # NumPy before 2.4 reads what is no integer of 64 bits through a float, with a warning.
+            warnings.simplefilter("error", DeprecationWarning)
+            table = np.loadtxt(io.StringIO(rest, newline=""), np.int64, comments=None, delimiter=",", ndmin=2)
+    except (ValueError, DeprecationWarning):
         return None
     if table.shape[1] != len(names):
         return None

@@ -15,8 +15,9 @@ from ldmi_lightning.runs.configuration import SHOWN_AND_KEPT, stages_in, without
 from ldmi_lightning.runs.folder import CONFIG, RESULTS
 
 OF_DATA = {"root", "cache", "num_workers"}
-AS_BEFORE = {"decay_norms_and_biases": True, "interval": "epoch"}
-"""Options that are younger than published results, and the value that leaves a run as it was without them."""
+AS_BEFORE = {"decay_norms_and_biases": True, "interval": "epoch", "verbose": "deprecated"}
+"""Options that published results are without, and the value that leaves a run as it was: younger ones, and what schedulers had
+until torch 2.6."""
 WITHOUT_EFFECT = {
     "trainer": {
         # where a run is carried out,
