@@ -19,11 +19,13 @@ Labels = NDArray[np.int64]
 SPAMMERS = 5
 
 
-def people(random: np.random.RandomState, num_classes: int, number: int) -> Floats:
+def people(
+    random: np.random.RandomState, num_classes: int, number: int, right_on: tuple[float, float] = (0.6, 0.95)
+) -> Floats:
     """Return T of people who mistake the same classes for each other, each as often as he does, shape ``(A, C, C)``."""
     errors = random.gamma(1.0, size=(num_classes, num_classes)) * (1 - np.eye(num_classes))
     errors /= errors.sum(axis=1, keepdims=True)
-    right = random.uniform(0.6, 0.95, number)[:, None, None]
+    right = random.uniform(*right_on, number)[:, None, None]
     return np.asarray(right * np.eye(num_classes) + (1 - right) * errors)
 
 
@@ -43,11 +45,13 @@ def outputs_for(random: np.random.RandomState, y: Labels, num_classes: int, scal
     return np.asarray(q / q.sum(axis=1, keepdims=True))
 
 
-def crowd(seed: int, num_classes: int = 4, items: int = 1700) -> tuple[Labels, Floats, Labels, Floats]:
+def crowd(
+    seed: int, num_classes: int = 4, items: int = 1700, right_on: tuple[float, float] = (0.6, 0.95)
+) -> tuple[Labels, Floats, Labels, Floats]:
     """Return true classes, T of 20 annotators of whom the first 5 answer at random, their votes, 3 an item, and outputs."""
     random = np.random.RandomState(seed)
     y = random.randint(num_classes, size=items)
-    transitions = people(random, num_classes, 20)
+    transitions = people(random, num_classes, 20, right_on)
     transitions[:SPAMMERS] = 1 / num_classes
     return y, transitions, votes_of(random, y, transitions, 3), outputs_for(random, y, num_classes)
 
@@ -134,6 +138,13 @@ def test_without_a_net_too() -> None:
     assert found.temperature is None
     majority = (np.eye(5)[votes][:, :, :4].sum(axis=1) + 1e-9).argmax(axis=1)
     assert (found.posterior.argmax(axis=1) == y).mean() > (majority == y).mean() + 0.03
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 9))])
+def test_t_of_each_with_two_hundred_votes_is_within_a_tenth_where_people_are_alike(seed: int) -> None:
+    _, transitions, votes, probs = crowd(seed, right_on=(0.77, 0.83))
+    assert (votes >= 0).sum(axis=0).min() >= 200
+    assert errors(estimate_annotators(probs, votes).transitions, transitions).max() < 0.1
 
 
 @pytest.mark.slow
