@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 MakeTrainer = Callable[..., pl.Trainer]
 
 LONGEST_FIRST = [
-    *("signals", "benchmark", "ranks", "readme", "stage_cache", "kills", "own_data", "cli"),
+    *("signals", "benchmark", "ranks", "readme", "stage_cache", "kills", "own_data_readme", "cli"),
     *("clothing1m_runs", "predict", "resume", "methods", "noise_command", "encoded_runs", "encoded_kills"),
     *("own_data_page", "checkpoints"),
 ]
