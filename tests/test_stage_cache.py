@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from full_disks import room
 from stops import same
-from test_files import room
 
 from ldmi_lightning.commands import main
 from ldmi_lightning.datamodules import DigitsDataModule
