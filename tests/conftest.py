@@ -10,9 +10,9 @@ import pytorch_lightning as pl
 MakeTrainer = Callable[..., pl.Trainer]
 
 LONGEST_FIRST = [
-    *("signals", "benchmark", "ranks", "readme", "stage_cache", "kills", "own_data", "cli"),
-    *("clothing1m_runs", "predict", "resume", "methods", "noise_command", "encoded_runs", "encoded_kills"),
-    *("own_data_page", "checkpoints"),
+    *("signals", "benchmark", "ranks", "readme", "stage_cache", "kills", "own_data_readme"),
+    *("cli_options", "cli", "clothing1m_runs", "predict", "resume", "methods", "noise_command", "encoded_runs"),
+    *("encoded_kills", "own_data_page", "checkpoints"),
 ]
 
 

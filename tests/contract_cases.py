@@ -17,9 +17,9 @@ import torch
 import writers
 from features import Counting, tables
 from own_methods import Turns
-from ranks_script import World, run_world
 from stops import StopAt, Stopped
 from torch import nn
+from worlds import World, run_world
 
 from ldmi_lightning import LDMIModule, Method, Stage
 from ldmi_lightning.datamodules import (

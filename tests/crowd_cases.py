@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 from contract_cases import seen_of
-from ranks_script import World, mlp, run_world
+from ranks_script import mlp
+from worlds import World, run_world
 
 from ldmi_lightning import LDMIModule, Stage
 from ldmi_lightning.datamodules import DigitsDataModule

@@ -1,22 +1,13 @@
 """Train the same cases in worlds of one, two and three ranks: ``python ranks_script.py FOLDER cpu`` (or ``cuda``: one and two).
 
-Each rank leaves what it saw of its cases in ``FOLDER/<ranks>-<rank>.pt``, and test_ranks.py compares. The processes of
-all worlds are forked from one that has done the imports.
+Each rank leaves what it saw of its cases in ``FOLDER/<ranks>-<rank>.pt``, and test_ranks.py compares.
 """
 
-import builtins
 import contextlib
 import io
-import multiprocessing
-import os
 import shutil
-import socket
 import sys
-import time
-import tomllib
-import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -24,52 +15,23 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import torch.distributed as dist
-from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning_fabric.utilities.rank_zero import rank_zero_only
-from own_methods import MovingTargets, Turns, TwoOfTwo
+from own_methods import MovingTargets, TwoOfTwo
 from pytorch_lightning.callbacks import Timer
-from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
+from pytorch_lightning.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
+from worlds import REPO, FewDigits, World, run_world
 
 from ldmi_lightning import LDMIModule, Method, Stage
 from ldmi_lightning.commands import main
-from ldmi_lightning.datamodules import DigitsDataModule
-from ldmi_lightning.datamodules.base import Examples
 from ldmi_lightning.errors import UserError
 from ldmi_lightning.losses import CELoss, DMILoss, ELRLoss, ForwardLoss, GCELoss, LCCNLoss, Predictions, VolMinLoss
 from ldmi_lightning.methods import CoTeaching
 from ldmi_lightning.models import DigitsCNN
-from ldmi_lightning.noise import PairFlipNoise
 from ldmi_lightning.schedulers import WarmupCosine
 
-REPO = Path(__file__).parents[1]
 EPOCHS = 2
-HANG = 60
-"""Seconds after which a rank that waits for another one gives up."""
 
 ADAM = partial(torch.optim.Adam, lr=2e-3)
-
-
-class FewDigits(DigitsDataModule):
-    """Digits of which neither batches nor splits divide by two or three."""
-
-    def __init__(self, batch_size: int = 97, sizes: tuple[int, int, int] = (900, 151, 101)) -> None:
-        super().__init__(PairFlipNoise(0.3, seed=0), batch_size)
-        self.sizes = dict(zip(("train", "val", "test"), sizes, strict=True))
-
-    def load(self) -> Mapping[str, Examples]:
-        return {name: examples.take(slice(self.sizes[name])) for name, examples in super().load().items()}
-
-    def setup(self, stage: str) -> None:
-        if not self.splits:
-            super().setup(stage)
-            for name in ("train", "val"):
-                split = self.splits[name]
-                split.votes = torch.stack([split.y, torch.arange(len(split)), torch.full_like(split.y, -1)], dim=1)
-
-    def train_transform(self) -> nn.Module:
-        return nn.Sequential(super().train_transform(), Turns(self))
 
 
 class Halves(nn.Module):
@@ -127,42 +89,6 @@ class WatchedLCCNLoss(LCCNLoss):
         return super().forward(logits, y, index)
 
 
-class CountingIO(TorchCheckpointIO):
-    """Notes which files this process writes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written: list[str] = []
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        self.written.append(Path(path).name.partition(".ckpt")[0])  # what follows is each process's own
-        super().save_checkpoint(checkpoint, path, storage_options)
-
-
-class Watch(pl.Callback):
-    """Notes the loss's state after each step, and the metrics of each epoch; stops the run in `stop_in` (from 0)."""
-
-    def __init__(self, stop_in: int | None = None) -> None:
-        self.stop_in = stop_in
-        self.counts: list[list[int]] = []
-        self.memories: list[Tensor] = []
-        self.metrics: list[dict[str, float]] = []
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.current_epoch == self.stop_in:
-            raise InterruptedError
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any) -> None:
-        if isinstance(loss := pl_module.stage.loss, DMILoss):
-            self.counts.append([int(loss.steps), int(loss.singular_steps)])
-            self.memories.append(loss.joint_memory.cpu().clone())
-        elif isinstance(loss, ForwardLoss | LCCNLoss):
-            self.memories.append(loss.transition.cpu().clone())
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.metrics.append({name: float(value) for name, value in trainer.callback_metrics.items()})
-
-
 class SkewedTimer(Timer):
     """Ends the run in its second epoch by the clock of rank 0; the other ranks' clocks stand still."""
 
@@ -200,67 +126,6 @@ def of_halves() -> LDMIModule:
     robust = Stage(WatchedDMILoss(0.9), EPOCHS, ADAM, WarmupCosine)
     more = {"freeze": "body.*", "lr_factors": {"head.0.*": 0.5}, "decay_norms_and_biases": False}
     return LDMIModule(OfHalves(), 10, warmup, robust, **more)
-
-
-class World:
-    """What a rank needs to run its cases."""
-
-    def __init__(self, rank: int, ranks: int, folder: Path, accelerator: str) -> None:
-        self.rank, self.ranks, self.folder, self.accelerator = rank, ranks, folder, accelerator
-
-    def trainer(self, root: Path, **flags: Any) -> pl.Trainer:
-        more = {"strategy": DDPStrategy(timeout=timedelta(seconds=HANG))} if self.ranks > 1 else {}
-        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-        flags = {**quiet, "precision": "64-true", "default_root_dir": root, **more, **flags}
-        return pl.Trainer(accelerator=self.accelerator, devices=self.ranks, **flags)
-
-    def fit(
-        self,
-        name: str,
-        module: LDMIModule,
-        data: FewDigits | None = None,
-        *,
-        stop_in: int | None = None,
-        ckpt_path: Path | None = None,
-        **flags: Any,
-    ) -> dict[str, Any]:
-        """Fit, and return all that the tests compare."""
-        data, watch, files, printed = data or FewDigits(), Watch(stop_in), CountingIO(), io.StringIO()
-        callbacks = [watch, *flags.pop("callbacks", [])]
-        trainer = self.trainer(
-            self.folder / f"{self.ranks} ranks" / name, callbacks=callbacks, plugins=[files], **flags
-        )
-        expected = contextlib.suppress(InterruptedError) if stop_in is not None else contextlib.nullcontext()
-        with contextlib.redirect_stdout(printed), expected:
-            trainer.fit(module, data, ckpt_path=ckpt_path)
-        losses = [module.stages[each].loss for each in module.stages]
-        return {
-            "weights": {name: value.cpu() for name, value in module.backbone.state_dict().items()},
-            "progress": asdict(module.progress),
-            "stages": module.stage_summaries(),
-            "batches": int(trainer.num_training_batches),
-            "metrics": watch.metrics,
-            "counts": watch.counts,
-            "memories": watch.memories,
-            "given": [tuple(split) for loss in losses for split in getattr(loss, "given", ())],
-            "seen": [step for loss in losses for step in getattr(loss, "seen", ())],
-            "state": {
-                name: value.cpu()
-                for part in (losses[-1], module.second_backbone)
-                if part is not None
-                for name, value in part.state_dict().items()
-            },
-            "latent": losses[-1].counts().cpu() if isinstance(losses[-1], LCCNLoss) else None,
-            "written": files.written,
-            "printed": printed.getvalue().splitlines(),
-            "labels": {split: data.splits[split].y.cpu() for split in ("train", "val")},
-            "noise": data.noise_report()["sha256"],
-        }
-
-    def test(self, module: LDMIModule, data: FewDigits) -> dict[str, Any]:
-        trainer = self.trainer(self.folder)
-        trainer.test(module, data, verbose=False)
-        return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
 RIVALS: dict[str, Callable[[], Method]] = {
@@ -386,61 +251,7 @@ def predict(world: World) -> list[str]:
     return printed.getvalue().splitlines()
 
 
-def errors_like_pytests() -> None:
-    """Make warnings errors, but those that pyproject.toml lets pass."""
-    settings = tomllib.loads((REPO / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
-    for line in settings["filterwarnings"]:
-        action, _, rest = line.partition(":")
-        message, _, category = rest.rpartition(":")
-        warnings.filterwarnings(action, message, getattr(builtins, category or "Warning"))
-
-
-def run_rank(
-    rank: int, ranks: int, port: int, folder: Path, accelerator: str, cases: Callable[[World], Any] | None
-) -> None:
-    # As Lightning's own launcher and torchrun tell a process which rank it is.
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)} if ranks > 1 else {}
-    os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "WORLD_SIZE": str(ranks)} if ranks > 1 else {}
-    rank_zero_only.rank = rank  # which Lightning reads from the environment when it is imported
-    errors_like_pytests()
-    results = (cases or {1: one, 2: two, 3: three}[ranks])(World(rank, ranks, folder, accelerator))
-    torch.save(results, folder / f"{ranks}-{rank}.pt")
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def run_world(ranks: int, folder: Path, accelerator: str, cases: Callable[[World], Any] | None = None) -> None:
-    """Run one world to its end; a rank that fails or hangs takes the others with it.
-
-    Args:
-        ranks: how many.
-        folder: for what they leave.
-        accelerator: what Lightning calls one.
-        cases: what each rank carries out, and leaves; ``None`` for this file's own.
-    """
-    port, fork = free_port(), multiprocessing.get_context("fork")
-    processes = [
-        fork.Process(target=run_rank, args=(rank, ranks, port, folder, accelerator, cases)) for rank in range(ranks)
-    ]
-    for process in processes:
-        process.start()
-    deadline = time.monotonic() + 3 * HANG
-    for process in processes:
-        process.join(timeout=max(0, deadline - time.monotonic()))
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-    if any(code != 0 for code in codes):  # None for one that was still running
-        sys.exit(f"The ranks of {ranks} ended with {codes}.")
-
-
 if __name__ == "__main__":
     target, device = Path(sys.argv[1]), sys.argv[2]
     for world_size in (2, 1, 3) if device == "cpu" else (2, 1):
-        run_world(world_size, target, device)
+        run_world(world_size, target, device, {1: one, 2: two, 3: three}[world_size])

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from audits import FILES
-from test_stage_cache import configuration
+from stage_runs import configuration
 
 from ldmi_lightning.commands import main
 from ldmi_lightning.commands.audit_folds import then

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import photographs
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -12,8 +13,8 @@ from blobs import Blobs, ce
 from conftest import MakeTrainer
 from features import encoded, numbers
 from numpy.typing import NDArray
+from photographs import files, loader
 from PIL import Image
-from test_streamed import files, folder, loader  # noqa: F401  # a fixture
 from torch import nn
 
 from ldmi_lightning import LDMIModule, Stage
@@ -32,6 +33,7 @@ from ldmi_lightning.noise import CrowdLabels
 from ldmi_lightning.training.predictions import predict_split
 
 pytestmark = pytest.mark.usefixtures("in_own_folder")
+folder = photographs.folder  # a fixture
 
 
 def draw(items: int, num_classes: int = 2, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -93,7 +95,7 @@ def test_data_without_votes_has_none() -> None:
     assert "votes" not in data.noise_report()
 
 
-def test_streamed_batches_hold_votes(folder: Path) -> None:  # noqa: F811
+def test_streamed_batches_hold_votes(folder: Path) -> None:
     images = files(folder)
     batches = loader(images)
     votes = torch.arange(2 * len(images)).view(-1, 2)

@@ -3,37 +3,23 @@
 import itertools
 import multiprocessing
 import os
-import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from full_disks import room
 
 from ldmi_lightning import files
 from ldmi_lightning.runs.folder import claim, is_run_folder
 
 FORK = multiprocessing.get_context("fork")
 BIG = {"weights": torch.zeros(300_000)}
-
-
-@contextmanager
-def room(size: int) -> Iterator[None]:
-    """Let every write end after so many bytes, as on a disk that is full by then."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, ignored)
 
 
 def names(folder: Path) -> list[str]:

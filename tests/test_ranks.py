@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from pytorch_lightning.callbacks import GradientAccumulationScheduler
 from pytorch_lightning.strategies import DeepSpeedStrategy
 from pytorch_lightning.trainer.states import TrainerFn
-from ranks_script import EPOCHS, RIVALS, SAME_AS_ONE_PROCESS, FewDigits, batchnorm, ldmi
+from ranks_script import EPOCHS, RIVALS, SAME_AS_ONE_PROCESS, batchnorm, ldmi
 from test_lccn import ByDefinition
 from torch import Tensor, nn
+from worlds import FewDigits
 
 from ldmi_lightning.datamodules import DigitsDataModule
 from ldmi_lightning.errors import UserError

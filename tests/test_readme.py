@@ -65,7 +65,7 @@ def is_run(words: Sequence[str]) -> bool:
 
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if page != "scikit-learn.md"]
-)  # test_estimator.py runs that one
+)  # test_estimator_in_sklearn.py runs that one
 def test_the_python_blocks_and_the_commands_for_ones_own_code_run(page: str, in_readers_folder: Path) -> None:
     write_files(page, in_readers_folder)
     names: dict[str, object] = {"__name__": "page"}
