@@ -73,6 +73,8 @@ class Ending:
         self._before: dict[int, Any] = {}
         self._hook: Callable[[Any], Any] | None = None
         self._watched: Callable[[], Children] | None = None
+        self._ranks: list[subprocess.Popen[Any]] = []
+        self._of_ranks = threading.RLock()  # a handler may come in the midst of it
         self._wake: socket.socket | None = None
 
     # -- the handler --------------------------------------------------------------------------------------------------
@@ -153,7 +155,8 @@ class Ending:
         """Look after a run on several ranks from now on.
 
         Args:
-            children: returns the ranks that this process has launched so far.
+            children: returns the launcher's list of the ranks that this process has launched so far. They are taken out of it:
+                Lightning looks at it every five seconds, and kills this process without a word beside a rank that has failed.
         """
         self._watched = children
 
@@ -164,9 +167,7 @@ class Ending:
     def close_ranks(self, failed: bool) -> None:
         """Wait for the ranks that this process has launched, and kill those that do not end in time."""
         end = time.monotonic() + (PATIENCE_SECONDS if failed else GRACE_SECONDS)
-        launched, self._watched = self._children(), None
-        children = list(launched)
-        launched.clear()  # or Lightning, which looks at it every five seconds, would kill this process beside a failed one
+        children, self._watched, self._ranks = self._children(), None, []
         for child in children:
             try:
                 child.wait(max(0.0, end - time.monotonic()))
@@ -186,8 +187,12 @@ class Ending:
         if signal.getsignal(signal.SIGTERM) is self:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def _children(self) -> Children:
-        return [] if self._watched is None else self._watched()
+    def _children(self) -> list["subprocess.Popen[Any]"]:
+        with self._of_ranks:
+            launched = [] if self._watched is None else self._watched()
+            while launched:
+                self._ranks.append(launched.pop(0))
+            return list(self._ranks)
 
     def _start_watch(self) -> None:
         heard, self._wake = socket.socketpair()
@@ -197,7 +202,7 @@ class Ending:
         threading.Thread(target=self._look_after, args=(heard,), daemon=True, name="ending").start()
 
     def _stop_watch(self) -> None:
-        self._watched = None
+        self._watched, self._ranks = None, []
         if self._wake is not None:
             signal.set_wakeup_fd(-1)
             self._wake.close()  # by which the thread ends
@@ -218,7 +223,7 @@ class Ending:
                     for child in self._children():
                         child.terminate()
             now = time.monotonic()
-            if self._forget_dead() and self._deadline == float("inf"):
+            if self._drop_dead() and self._deadline == float("inf"):
                 died = now
                 self.hurry()
             if not woken and now > died + PATIENCE_SECONDS:
@@ -227,12 +232,11 @@ class Ending:
             if now > self._deadline:
                 self._end_now(lost=died < float("inf"))
 
-    def _forget_dead(self) -> bool:
-        """Take ranks that have failed out of the launcher's list, or Lightning would kill this process without a word."""
-        children = self._children()
-        dead = [child for child in children if child.poll()]
-        for child in dead:
-            children.remove(child)
+    def _drop_dead(self) -> bool:
+        """Look after ranks that have failed no longer; return whether there were any."""
+        with self._of_ranks:
+            dead = [child for child in self._children() if child.poll()]
+            self._ranks = [child for child in self._ranks if child not in dead]
         return bool(dead)
 
 
