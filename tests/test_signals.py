@@ -276,3 +276,17 @@ def test_a_failed_rank_that_was_waited_for_is_left_to_nobody_who_would_kill_this
     ending.close_ranks(failed=True)
     assert rank.returncode == 2
     assert launched == [], "Lightning's own observer kills all processes of a run in whose list a failed one stands"
+
+
+def test_ranks_leave_the_launchers_list_while_they_work_since_one_may_fail_as_lightning_looks_at_it() -> None:
+    with Ending() as ending:
+        launched = [subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)]
+        (rank,) = launched
+        ending.watch(lambda: launched)
+        end = time.monotonic() + 5
+        while launched and time.monotonic() < end:
+            time.sleep(0.05)
+        assert launched == []
+        rank.communicate(b"\n")
+        ending.close_ranks(failed=False)
+        assert rank.returncode == 0
