@@ -282,6 +282,7 @@ def test_a_mapping_without_blanks_is_shown_as_it_should_be(capsys: pytest.Captur
     assert f"write '{re.sub(':(?=[0-9])', ': ', flips)}'" in line
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_does_not_keep_the_files_from_being_written() -> None:
     command = [sys.executable, "-m", "ldmi_lightning", "noise", *QUICK, "--output", "kept"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:

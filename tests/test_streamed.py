@@ -131,7 +131,7 @@ def test_workers_live_as_long_as_the_loader_and_no_longer(folder: Path) -> None:
     assert not workers()
 
 
-@pytest.mark.parametrize("at", ["in mid-epoch", "between epochs", "before any"])
+@pytest.mark.parametrize("at", ["in mid-epoch", "between epochs", pytest.param("before any", marks=pytest.mark.slow)])
 def test_closing_ends_the_workers_at_once(folder: Path, at: str) -> None:
     before = set(multiprocessing.active_children())
     batches = loader(files(folder), 2)
