@@ -2,10 +2,9 @@
 
 from collections.abc import Callable
 
-import pytest
+import refusals
 
 from ldmi_lightning.datamodules import NoisyDataModule
-from ldmi_lightning.errors import UserError
 
 
 def ready(data: NoisyDataModule) -> NoisyDataModule:
@@ -16,6 +15,4 @@ def ready(data: NoisyDataModule) -> NoisyDataModule:
 
 def refusal(make: Callable[[], NoisyDataModule]) -> str:
     """Return the line that making the data, or setting it up, must end in."""
-    with pytest.raises(UserError) as caught:
-        ready(make())
-    return str(caught.value)
+    return refusals.refusal(lambda: ready(make()))

@@ -29,14 +29,5 @@ def fit(*flags: str) -> Path:
     return folder
 
 
-def error(capsys: pytest.CaptureFixture[str], *args: str) -> str:
-    """Run a command that must fail, and return its one line."""
-    assert main(list(args)) == 2
-    lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("ldmi: error: ")
-    return lines[0]
-
-
 def results(folder: Path) -> dict:
     return json.loads((folder / "results.json").read_text())

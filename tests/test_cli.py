@@ -11,7 +11,8 @@ import pytest
 import quickstart_runs
 import torch
 import yaml
-from quickstart_runs import QUICK, error, results
+from quickstart_runs import QUICK, results
+from refusals import error
 
 from ldmi_lightning.commands import main, parse_fit
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import quickstart_runs
-from quickstart_runs import QUICK, error
+from quickstart_runs import QUICK
+from refusals import error
 
 in_own_folder = quickstart_runs.in_own_folder  # a fixture
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import writers
+from refusals import error
 from tiny_tokenizers import write_tokenizer
 from tiny_transformers import tiny_bert
 
@@ -56,12 +57,6 @@ def head(features: int, classes: int = 10) -> list[str]:
 
 
 FLAT = words("own_encoder.flat", "--data.encoder.width", "6")
-
-
-def error(capsys: pytest.CaptureFixture[str], *args: str) -> str:
-    assert main(list(args)) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line
 
 
 def test_a_fit_its_test_and_its_predictions_share_the_features(capsys: pytest.CaptureFixture[str]) -> None:

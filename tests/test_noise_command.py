@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from refusals import error
 
 from ldmi_lightning.commands import COMMANDS, main, noise_summary
 from ldmi_lightning.commands import noise_run as noise_command
@@ -39,12 +40,6 @@ def noise(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     """Run `ldmi noise`, and return what it prints."""
     assert main(["noise", *args]) == 0
     return capsys.readouterr().out
-
-
-def error(capsys: pytest.CaptureFixture[str], *args: str) -> str:
-    assert main(list(args)) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line
 
 
 def sha256(shown: str) -> str:

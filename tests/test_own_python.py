@@ -4,6 +4,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import refusals
 import yaml
 from jsonargparse import Namespace
 
@@ -116,9 +117,7 @@ def fit(*words: str) -> list[str]:
 
 def error(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """Run `ldmi fit`, which must fail, and return its one line."""
-    assert main(["fit", *QUICK, *words]) == 2
-    (line,) = capsys.readouterr().err.strip().splitlines()
-    return line.removeprefix("ldmi: error: ")
+    return refusals.error(capsys, "fit", *QUICK, *words).removeprefix("ldmi: error: ")
 
 
 @pytest.mark.parametrize(
